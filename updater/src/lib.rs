@@ -1,1 +1,35 @@
+//! The update daemon: it checks for releases, stages one in the spare slot,
+//! keeps watch over its trial, and remembers what failed.
+//!
+//! It owns the change of slot state on a running node. It does not own the
+//! bytes of a release (crate `image` makes them), the format of the disk
+//! (`partition-layout`, `verity`), nor the judgement whether a booted release
+//! is healthy (`init-integration`'s health gate, which calls us).
+//!
+//! Invariants: the booted slot is never written; nothing is written while the
+//! booted slot is not good; the spare slot is unbootable from before its first
+//! byte changes until after its last byte was read back from the medium.
+//!
+//! Start reading at [`machine`], which decides, and [`stage`], which does.
 
+// The daemon's head and its decisions.
+pub mod derive;
+pub mod machine;
+pub mod names;
+pub mod records;
+
+// Its hands.
+pub mod driver;
+pub mod host;
+pub mod ports;
+pub mod stage;
+
+// Its faces to the network.
+pub mod config;
+pub mod fetch;
+pub mod trust;
+
+// Its faces to people and programs.
+pub mod cli;
+pub mod dbus;
+pub mod job;

@@ -1,0 +1,307 @@
+//! The seams: one small trait per device that the daemon touches.
+//!
+//! Everything here blocks. The hands of the driver run on one thread of their
+//! own, so an implementation may wait for a disk or (through the runtime's
+//! handle) for the network, while the head keeps answering the bus.
+//!
+//! ```text
+//! Slots        the spare slot's partitions and the table's labels
+//! BootControl  the boot entries on the EFI system partition
+//! Records      small durable files under /var/lib/bistable
+//! Power        reboot
+//! Clock        what time it is
+//! Releases     which releases there are, proven by TUF metadata
+//! Fetch        the bytes of a release's blobs
+//! ```
+
+use std::error::Error;
+use std::io;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use partition_layout::{BootEntry, RootHash, Slot, SlotContent, Version};
+use release::{Blob, Channel, Release};
+use tokio::sync::watch;
+
+/// A cause that another library made.
+pub type Cause = Box<dyn Error + Send + Sync + 'static>;
+
+/// A flag that asks the hands to stop what they do, and can be waited for.
+#[derive(Debug, Clone)]
+pub struct Stop(watch::Receiver<bool>);
+
+/// The other end of a [`Stop`]. Dropping it asks for nothing.
+#[derive(Debug)]
+pub struct Stopper(watch::Sender<bool>);
+
+impl Stopper {
+    /// Returns a flag that is not set, and the end that sets it.
+    pub fn new() -> (Self, Stop) {
+        let (sender, receiver) = watch::channel(false);
+        (Self(sender), Stop(receiver))
+    }
+
+    /// Sets the flag.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Stop {
+    /// Returns whether the flag is set.
+    pub fn is_set(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Completes when the flag is set; never, if nobody can set it any more.
+    pub async fn wait(&self) {
+        if self.0.clone().wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+// ---------------------------------------------------------------- repository
+
+/// What a repository offers, as one trusted set of metadata says.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// The channel that the node follows.
+    pub channel: Channel,
+    /// Every release in the repository, newest first.
+    pub versions: Vec<Version>,
+}
+
+/// Why a repository's word cannot be had or believed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleasesError {
+    #[error("the metadata of {repository} has expired")]
+    MetadataExpired { repository: String, source: Cause },
+    #[error("the metadata of {repository} cannot be trusted")]
+    MetadataUntrusted { repository: String, source: Cause },
+    #[error("{repository} cannot be reached")]
+    RepositoryUnreachable { repository: String, source: Cause },
+    /// `version` is the version, or the channel, as it was asked for.
+    #[error("{repository} has no release {version}")]
+    UnknownVersion { repository: String, version: String },
+    /// The disk that keeps the trusted metadata, say.
+    #[error("cannot {doing}")]
+    Local { doing: String, source: Cause },
+    #[error("asked to stop")]
+    Stopped,
+}
+
+/// Which releases there are. Nothing that it returns is unsigned.
+pub trait Releases: Send {
+    /// Brings the trusted metadata up to date and reads the channel file.
+    fn refresh(&mut self, stop: &Stop) -> Result<Offer, ReleasesError>;
+
+    /// Returns the release file of `version`, from metadata that is refreshed first if it
+    /// has expired or was never read. `None` asks for the channel's release.
+    fn release(
+        &mut self,
+        version: Option<&Version>,
+        stop: &Stop,
+    ) -> Result<Release, ReleasesError>;
+}
+
+/// Why a blob's bytes did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("cannot fetch {url}")]
+    RepositoryUnreachable { url: String, source: Cause },
+    /// The server says that the blob ends earlier, again and again.
+    #[error("{url} ends after {found} of {expected} bytes")]
+    BlobTruncated { url: String, found: u64, expected: u64 },
+    /// The server holds something else: a larger file, another range.
+    #[error("{url} is not the blob that the release names: {why}")]
+    BlobCorrupt { url: String, why: String },
+    /// `stop` was set, or the sink broke off.
+    #[error("asked to stop")]
+    Stopped,
+}
+
+/// The bytes of blobs.
+pub trait Fetch: Send {
+    /// Hands bytes `offset..blob.size` of `blob` to `sink`, in order, each
+    /// once, in pieces of at most a few hundred KiB, and returns when all were
+    /// taken. A dropped connection is resumed where it broke, by range
+    /// request, a bounded number of times without progress.
+    ///
+    /// Never hands over more than the declared size. Does not check the
+    /// digest: the caller holds every piece against something stronger.
+    /// Returns [`FetchError::Stopped`] soon after `stop` is set (also while
+    /// the server is silent), and when `sink` breaks off.
+    fn fetch(
+        &mut self,
+        blob: &Blob,
+        offset: u64,
+        stop: &Stop,
+        sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), FetchError>;
+}
+
+// ---------------------------------------------------------------------- disk
+
+/// One of the partitions of a slot that the daemon fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The root image.
+    Root,
+    /// The superblock and the hash tree.
+    Verity,
+}
+
+/// What one slot holds and can hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotOnDisk {
+    pub content: SlotContent,
+    /// Bytes of the root partition.
+    pub root_len: u64,
+    /// Bytes of the verity partition.
+    pub verity_len: u64,
+}
+
+/// The disk that the node runs from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskView {
+    /// The slot that dm-verity stands on.
+    pub booted: Slot,
+    /// The root hash that dm-verity enforces.
+    pub booted_root_hash: RootHash,
+    pub a: SlotOnDisk,
+    /// `None` on a disk as shipped, before its first boot made slot B.
+    pub b: Option<SlotOnDisk>,
+}
+
+impl DiskView {
+    /// Returns what `slot` holds, if the disk has it.
+    pub fn slot(&self, slot: Slot) -> Option<&SlotOnDisk> {
+        match slot {
+            Slot::A => Some(&self.a),
+            Slot::B => self.b.as_ref(),
+        }
+    }
+}
+
+/// The partitions of the slots. Methods take `&self`, so that the tree can be
+/// read while the image is written; an implementation refuses every write to
+/// the booted slot.
+pub trait Slots: Send + Sync {
+    /// Reads the partition table and finds the booted slot.
+    fn view(&self) -> io::Result<DiskView>;
+
+    /// Writes `bytes` at `offset`. They may still be in a cache on return, but
+    /// no more than a few MiB of all that was written are.
+    fn write(&self, slot: Slot, part: Part, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// On return every byte written to `part` has reached the medium, and no
+    /// cache of this machine holds any of it.
+    fn flush(&self, slot: Slot, part: Part) -> io::Result<()>;
+
+    /// Fills `buffer` from `offset`, from the medium and not from a cache.
+    fn read_medium(
+        &self,
+        slot: Slot,
+        part: Part,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> io::Result<()>;
+
+    /// Labels the three partitions of `slot`, `None` meaning empty. On return
+    /// the change has reached the disk.
+    fn relabel(&self, slot: Slot, held: Option<(&Version, &RootHash)>) -> io::Result<()>;
+}
+
+/// The boot entries. Every change has reached the disk on return.
+pub trait BootControl: Send + Sync {
+    /// Lists the entries of this product, in any order. Half-written kernel
+    /// images, and other systems' entries, are not among them.
+    fn entries(&self) -> io::Result<Vec<BootEntry>>;
+
+    /// Removes an entry. One that is already gone is no error.
+    fn remove(&self, entry: &BootEntry) -> io::Result<()>;
+
+    /// Removes what an interrupted stage left behind under a temporary name.
+    fn remove_temporary(&self) -> io::Result<()>;
+
+    /// Starts a kernel image under a name that no boot loader takes for an
+    /// entry, in place of one that is there.
+    /// Fails with [`io::ErrorKind::StorageFull`] when `size` bytes do not fit.
+    fn begin_temporary(&self, size: u64) -> io::Result<()>;
+
+    /// Adds `bytes` to it at `offset`; they may still be in a cache.
+    fn write_temporary(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// On return the image has reached the medium, and no cache holds it.
+    fn flush_temporary(&self) -> io::Result<()>;
+
+    /// Fills `buffer` from `offset` of it, from the medium.
+    fn read_temporary(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Makes the temporary image the entry `entry`, by one rename.
+    fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()>;
+
+    /// Renames `from` to `to`: how a counter is set, emptied and taken away.
+    fn rename(&self, from: &BootEntry, to: &BootEntry) -> io::Result<()>;
+
+    /// Returns whether the firmware keeps variables.
+    fn has_variables(&self) -> bool;
+
+    /// Asks the boot loader to take `entry` once, at the next boot.
+    fn set_one_shot(&self, entry: &BootEntry) -> io::Result<()>;
+
+    /// Takes such a wish back. One that is not there is no error.
+    fn clear_one_shot(&self) -> io::Result<()>;
+}
+
+/// A small file of the daemon's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Record {
+    /// The trial that was armed, so that its end can be told.
+    Trial,
+    /// The last rollback and its reason.
+    LastRollback,
+    /// The images that failed here.
+    Barred,
+    /// The oldest version that the node accepts.
+    Floor,
+    /// What happened, a line per event.
+    History,
+    /// The health gate's verdict; the daemon only reads it.
+    Verdict,
+}
+
+/// Small durable files.
+pub trait Records: Send + Sync {
+    /// Returns the whole file, or `None` if there is none.
+    fn read(&self, record: Record) -> io::Result<Option<Vec<u8>>>;
+
+    /// Replaces the whole file. On return it has reached the disk; a power cut
+    /// leaves the old one or the new one.
+    fn replace(&self, record: Record, content: &[u8]) -> io::Result<()>;
+
+    /// Removes the file. One that is already gone is no error.
+    fn remove(&self, record: Record) -> io::Result<()>;
+
+    /// Leaves word for the rest of this boot that the booted slot is good.
+    fn mark_settled(&self) -> io::Result<()>;
+
+    /// Returns an id that each boot has anew.
+    fn boot_id(&self) -> io::Result<String>;
+}
+
+/// The machine's switch.
+pub trait Power: Send + Sync {
+    /// Asks for a reboot in good order; returns once it was accepted.
+    fn reboot(&self) -> io::Result<()>;
+}
+
+/// What time it is.
+pub trait Clock: Clone + Send + Sync + 'static {
+    /// Returns the wall clock's time. It may be far off.
+    fn now(&self) -> jiff::Timestamp;
+
+    /// Returns the time since the machine started.
+    fn since_boot(&self) -> Duration;
+}
