@@ -1,0 +1,137 @@
+//! Work on numbered chunks by all cores, taken in order.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// Finished chunks per core that may wait for an earlier one. More only costs
+/// memory; fewer would stall the fast core behind the slow one.
+const AHEAD: usize = 8;
+
+/// The cores that this process may use.
+pub(crate) fn cores() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Calls `work` for the chunks `0..chunks` on `cores` threads, each with state
+/// of its own, and `take` with every result in order of the chunks.
+///
+/// # Errors
+/// The error of the first chunk, in order, whose `work` or `take` failed; no
+/// later chunk is taken.
+pub(crate) fn in_order<S, T: Send, E: Send>(
+    cores: NonZeroUsize,
+    chunks: u64,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, u64) -> Result<T, E> + Sync,
+    take: impl FnMut(T) -> Result<(), E> + Send,
+) -> Result<(), E> {
+    let queue = Queue {
+        inner: Mutex::new(Inner {
+            claimed: 0,
+            waiting: VecDeque::new(),
+            outcome: Ok(()),
+            stopped: false,
+            take,
+        }),
+        moved: Condvar::new(),
+        window: cores.get() * AHEAD,
+        chunks,
+    };
+    let run = || {
+        let _stop = StopOnPanic(&queue);
+        let mut state = state();
+        while let Some(chunk) = queue.claim() {
+            let result = work(&mut state, chunk);
+            queue.hand_in(chunk, result);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..cores.get() {
+            scope.spawn(run);
+        }
+        run();
+    });
+    let inner = queue.inner.into_inner();
+    inner.unwrap_or_else(PoisonError::into_inner).outcome
+}
+
+struct Queue<T, E, F> {
+    inner: Mutex<Inner<T, E, F>>,
+    moved: Condvar,
+    window: usize,
+    chunks: u64,
+}
+
+struct Inner<T, E, F> {
+    /// Chunks that have been given out.
+    claimed: u64,
+    /// Results from the oldest chunk not yet taken on; `None` is being worked on.
+    waiting: VecDeque<Option<Result<T, E>>>,
+    outcome: Result<(), E>,
+    stopped: bool,
+    take: F,
+}
+
+impl<T, E, F: FnMut(T) -> Result<(), E>> Queue<T, E, F> {
+    fn claim(&self) -> Option<u64> {
+        let mut inner = self.lock();
+        while !inner.stopped && inner.waiting.len() >= self.window {
+            inner = self
+                .moved
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if inner.stopped || inner.claimed == self.chunks {
+            return None;
+        }
+        let chunk = inner.claimed;
+        inner.claimed += 1;
+        inner.waiting.push_back(None);
+        Some(chunk)
+    }
+
+    fn hand_in(&self, chunk: u64, result: Result<T, E>) {
+        let mut inner = self.lock();
+        let oldest = inner.claimed - inner.waiting.len() as u64;
+        let slot = usize::try_from(chunk - oldest)
+            .ok()
+            .and_then(|index| inner.waiting.get_mut(index));
+        if let Some(slot) = slot {
+            *slot = Some(result);
+        }
+        while let Some(Some(_)) = inner.waiting.front() {
+            let Some(Some(result)) = inner.waiting.pop_front() else {
+                break;
+            };
+            if inner.stopped {
+                continue;
+            }
+            let taken = result.and_then(|result| (inner.take)(result));
+            if taken.is_err() {
+                inner.stopped = true;
+                inner.outcome = taken;
+            }
+        }
+        self.moved.notify_all();
+    }
+}
+
+impl<T, E, F> Queue<T, E, F> {
+    fn lock(&self) -> MutexGuard<'_, Inner<T, E, F>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets the other threads end when one panics; the scope passes the panic on.
+struct StopOnPanic<'a, T, E, F>(&'a Queue<T, E, F>);
+
+impl<T, E, F> Drop for StopOnPanic<'_, T, E, F> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.lock().stopped = true;
+            self.0.moved.notify_all();
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The device-mapper table by which the kernel enforces a tree.
+//!
+//! <https://docs.kernel.org/admin-guide/device-mapper/verity.html>
+
+use std::fmt;
+
+use partition_layout::RootHash;
+
+use crate::area::HashArea;
+use crate::dm::DeviceNumber;
+
+/// Device-mapper's unit of length.
+const SECTOR: u64 = 512;
+
+/// What the kernel does when it reads a block that the tree does not prove.
+///
+/// There is no "log it and go on": a node never uses such a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnCorruption {
+    /// The read fails with `EIO`.
+    #[default]
+    Fail,
+    /// The machine restarts (`restart_on_corruption`).
+    Restart,
+    /// The kernel panics (`panic_on_corruption`).
+    Panic,
+}
+
+/// One line that maps a whole verity device. `Display` gives the target's
+/// parameters, as the kernel parses them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerityTable {
+    data: DeviceNumber,
+    hash: DeviceNumber,
+    area: HashArea,
+    root_hash: RootHash,
+    on_corruption: OnCorruption,
+    options: Vec<&'static str>,
+}
+
+impl VerityTable {
+    /// The kernel's name of the target.
+    pub const TARGET: &'static str = "verity";
+
+    /// Maps `data` under the tree that lies in `area` of `hash`; corruption
+    /// makes reads fail.
+    pub const fn new(
+        data: DeviceNumber,
+        hash: DeviceNumber,
+        area: HashArea,
+        root_hash: RootHash,
+    ) -> Self {
+        Self {
+            data,
+            hash,
+            area,
+            root_hash,
+            on_corruption: OnCorruption::Fail,
+            options: Vec::new(),
+        }
+    }
+
+    /// Says what the kernel does when it reads a bad block.
+    #[must_use]
+    pub const fn on_corruption(mut self, action: OnCorruption) -> Self {
+        self.on_corruption = action;
+        self
+    }
+
+    /// Lets the kernel return zeros for blocks that the tree says are zero,
+    /// without reading them.
+    #[must_use]
+    pub fn ignore_zero_blocks(self) -> Self {
+        self.with("ignore_zero_blocks")
+    }
+
+    /// Checks a data block only when it is first read: less work, and no
+    /// protection from a disk that changes under a running system.
+    #[must_use]
+    pub fn check_at_most_once(self) -> Self {
+        self.with("check_at_most_once")
+    }
+
+    fn with(mut self, option: &'static str) -> Self {
+        if !self.options.contains(&option) {
+            self.options.push(option);
+        }
+        self
+    }
+
+    /// Sectors (512 bytes) of the mapped device.
+    pub const fn sectors(&self) -> u64 {
+        self.area.data_len() / SECTOR
+    }
+}
+
+impl fmt::Display for VerityTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let params = self.area.params();
+        write!(
+            f,
+            "{} {} {} {} {} {} {} sha256 {} ",
+            params.hash_type.number(),
+            self.data,
+            self.hash,
+            params.data_block_size,
+            params.hash_block_size,
+            self.area.data_blocks(),
+            self.area.tree_start() / u64::from(params.hash_block_size),
+            self.root_hash,
+        )?;
+        if params.salt.is_empty() {
+            f.write_str("-")?;
+        } else {
+            f.write_str(&hex::encode(&params.salt))?;
+        }
+        let on_corruption = match self.on_corruption {
+            OnCorruption::Fail => None,
+            OnCorruption::Restart => Some("restart_on_corruption"),
+            OnCorruption::Panic => Some("panic_on_corruption"),
+        };
+        let options = on_corruption
+            .into_iter()
+            .chain(self.options.iter().copied());
+        let count = options.clone().count();
+        if count > 0 {
+            write!(f, " {count}")?;
+        }
+        for option in options {
+            write!(f, " {option}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! A tree that is believed only as far as it has been proved.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use partition_layout::RootHash;
+
+use crate::area::HashArea;
+use crate::device::ReadAt;
+use crate::digest::{BlockHasher, Digest};
+use crate::params::DIGEST_SIZE;
+
+/// A hash tree on a device, proved from the root hash down.
+///
+/// All levels above the leaves are checked when it is opened. Leaf hash blocks
+/// are read and checked on demand, and upper blocks again on the way to them:
+/// only one block per level is held, so memory does not grow with the image,
+/// and a device that changes behind our back gains nothing.
+#[derive(Debug)]
+pub struct VerifiedTree<R> {
+    device: R,
+    area: HashArea,
+    root_hash: Digest,
+    data_hasher: BlockHasher,
+    hash_hasher: BlockHasher,
+    path: Mutex<Path>,
+}
+
+/// Whether a block is the one that the tree covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// Its digest is the tree's.
+    Same,
+    /// It is another block.
+    Different,
+}
+
+/// The tree cannot be read or is not the root hash's.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the #[error] text documents each variant")]
+pub enum TreeError {
+    #[error("cannot read block {block} of tree level {level}, at byte {offset} of the hash device")]
+    Read {
+        level: usize,
+        block: u64,
+        offset: u64,
+        source: io::Error,
+    },
+    #[error(
+        "block {block} of tree level {level}, at byte {offset} of the hash device, is corrupted"
+    )]
+    Corrupted {
+        level: usize,
+        block: u64,
+        offset: u64,
+    },
+    #[error(
+        "block {block} of tree level {level} has data in its spare area, at byte {offset} of the hash device"
+    )]
+    SpareNotZero {
+        level: usize,
+        block: u64,
+        offset: u64,
+    },
+    #[error("data block {block} is not in the tree, which covers {data_blocks} blocks")]
+    NoSuchBlock { block: u64, data_blocks: u64 },
+}
+
+/// The proved blocks on the way from the root to one leaf, lowest level first.
+#[derive(Debug, Clone)]
+pub(crate) struct Path(Vec<Proved>);
+
+#[derive(Debug, Clone)]
+struct Proved {
+    /// Which block of the level `bytes` is, when it has been proved.
+    number: Option<u64>,
+    bytes: Vec<u8>,
+}
+
+impl<R: ReadAt> VerifiedTree<R> {
+    /// Opens the tree that lies in `area` of `device`, and checks every level
+    /// above the leaves against `root_hash`.
+    ///
+    /// # Errors
+    /// [`TreeError`], naming the first block, from the top, that is not right.
+    pub fn open(device: R, area: HashArea, root_hash: &RootHash) -> Result<Self, TreeError> {
+        let params = area.params();
+        let data_hasher = BlockHasher::new(params, params.data_block_size as usize);
+        let hash_hasher = BlockHasher::new(params, params.hash_block_size as usize);
+        let mut path = Path::new(&area);
+        let tree = Self {
+            device,
+            area,
+            root_hash: *root_hash.as_bytes(),
+            data_hasher,
+            hash_hasher,
+            path: Mutex::new(path.clone()),
+        };
+        for number in (1..tree.area.levels().len()).rev() {
+            let blocks = tree.area.levels().get(number).map_or(0, |it| it.blocks);
+            for block in 0..blocks {
+                tree.prove(&mut path, number, block)?;
+            }
+        }
+        Ok(tree)
+    }
+
+    /// Where the tree lies and what it covers.
+    pub const fn area(&self) -> &HashArea {
+        &self.area
+    }
+
+    /// Returns the digest of data block `block`.
+    ///
+    /// # Errors
+    /// [`TreeError`]: its leaf cannot be read or proved, or there is no such block.
+    pub fn leaf(&self, block: u64) -> Result<[u8; DIGEST_SIZE], TreeError> {
+        let mut path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
+        self.leaf_by(&mut path, block)
+    }
+
+    /// Tells whether `bytes` are the data block `block` of the tree.
+    ///
+    /// # Errors
+    /// As [`leaf`](Self::leaf). Bytes that do not fill a block are [`Match::Different`].
+    pub fn check_block(&self, block: u64, bytes: &[u8]) -> Result<Match, TreeError> {
+        let digest = self.leaf(block)?;
+        let whole = bytes.len() == self.area.params().data_block_size as usize;
+        Ok(if whole && self.data_hasher.digest(bytes) == digest {
+            Match::Same
+        } else {
+            Match::Different
+        })
+    }
+
+    pub(crate) const fn data_hasher(&self) -> &BlockHasher {
+        &self.data_hasher
+    }
+
+    /// A path of a thread's own, so that threads do not wait for each other.
+    pub(crate) fn path(&self) -> Path {
+        Path::new(&self.area)
+    }
+
+    pub(crate) fn leaf_by(&self, path: &mut Path, block: u64) -> Result<Digest, TreeError> {
+        let data_blocks = self.area.data_blocks();
+        if block >= data_blocks {
+            return Err(TreeError::NoSuchBlock { block, data_blocks });
+        }
+        let bits = self.area.params().fanout_bits();
+        if !self.area.levels().is_empty() {
+            self.prove(path, 0, block >> bits)?;
+        }
+        Ok(self.digest_at(path, 0, block))
+    }
+
+    /// Reads and proves block `block` of level `number`, unless `path` holds it.
+    fn prove(&self, path: &mut Path, number: usize, block: u64) -> Result<(), TreeError> {
+        let bits = self.area.params().fanout_bits();
+        // The lowest level from `number` up whose block is already proved; its
+        // own ancestors were when it was read.
+        let levels = self.area.levels();
+        let mut top = number;
+        let mut wanted = block;
+        while top < levels.len() && !path.holds(top, wanted) {
+            top += 1;
+            wanted >>= bits;
+        }
+        for level in (number..top).rev() {
+            // `level - number` is below the number of levels, so this cannot overflow.
+            let shift = bits * u32::try_from(level - number).unwrap_or(u32::MAX);
+            self.prove_child(path, level, block >> shift)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one block whose parent `path` holds, and compares it with the parent.
+    fn prove_child(&self, path: &mut Path, level: usize, block: u64) -> Result<(), TreeError> {
+        let size = u64::from(self.area.params().hash_block_size);
+        let expected = self.digest_at(path, level + 1, block);
+        let (Some(place), Some(proved)) = (self.area.levels().get(level), path.0.get_mut(level))
+        else {
+            return Ok(());
+        };
+        let offset = place.start + block * size;
+        proved.number = None;
+        self.device
+            .read_exact_at(&mut proved.bytes, offset)
+            .map_err(|source| TreeError::Read {
+                level,
+                block,
+                offset,
+                source,
+            })?;
+        if self.hash_hasher.digest(&proved.bytes) != expected {
+            return Err(TreeError::Corrupted {
+                level,
+                block,
+                offset,
+            });
+        }
+        // Part of the hash, so never an accident; refused as `veritysetup`
+        // does, lest two trees of the same data differ.
+        let children = match level.checked_sub(1) {
+            Some(below) => self.area.levels().get(below).map_or(0, |it| it.blocks),
+            None => self.area.data_blocks(),
+        };
+        let first = block << self.area.params().fanout_bits();
+        let used = usize::try_from(children - first)
+            .map_or(usize::MAX, |digests| digests.saturating_mul(DIGEST_SIZE));
+        if let Some(spare) = proved.bytes.get(used..)
+            && spare.iter().any(|&byte| byte != 0)
+        {
+            return Err(TreeError::SpareNotZero {
+                level,
+                block,
+                offset,
+            });
+        }
+        proved.number = Some(block);
+        Ok(())
+    }
+
+    /// The digest of child `child` that the proved block of `level` holds; above
+    /// the highest level it is the root hash.
+    fn digest_at(&self, path: &Path, level: usize, child: u64) -> Digest {
+        let Some(proved) = path.0.get(level) else {
+            return self.root_hash;
+        };
+        let mask = (1 << self.area.params().fanout_bits()) - 1;
+        let (digests, _) = proved.bytes.as_chunks();
+        let digest = usize::try_from(child & mask)
+            .ok()
+            .and_then(|index| digests.get(index));
+        *digest.expect("a hash block holds as many digests as the mask counts")
+    }
+}
+
+impl Path {
+    fn new(area: &HashArea) -> Self {
+        let size = area.params().hash_block_size as usize;
+        let proved = Proved {
+            number: None,
+            bytes: vec![0; size],
+        };
+        Self(vec![proved; area.levels().len()])
+    }
+
+    fn holds(&self, level: usize, block: u64) -> bool {
+        self.0
+            .get(level)
+            .is_some_and(|proved| proved.number == Some(block))
+    }
+}
