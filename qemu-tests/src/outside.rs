@@ -1,0 +1,140 @@
+//! A node's disk, read from outside while the node is off.
+//!
+//! The table is read by `partition-layout`, the ESP by mtools: two readers
+//! that share nothing with the daemon's way of looking at a running disk.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use partition_layout::{BootEntry, DiskLayout, Partition, Slot, SlotContent};
+
+/// A node's disk.
+#[derive(Debug)]
+pub struct OutsideDisk {
+    path: PathBuf,
+    layout: DiskLayout,
+}
+
+/// What a slot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The version.
+    pub version: String,
+    /// The root hash, in hexadecimal.
+    pub root_hash: String,
+}
+
+impl OutsideDisk {
+    /// Reads the table of the disk image at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be read, or is not laid out as ours.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let (layout, _health) = DiskLayout::read(&file)
+            .with_context(|| format!("cannot read the table of {}", path.display()))?;
+        Ok(Self {
+            path: path.into(),
+            layout,
+        })
+    }
+
+    /// Returns the table.
+    pub fn layout(&self) -> &DiskLayout {
+        &self.layout
+    }
+
+    /// Returns what `slot` holds, `None` when it is empty.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the disk has no such slot, or its labels contradict each other.
+    pub fn slot(&self, slot: Slot) -> Result<Option<Held>> {
+        let partitions = self
+            .layout
+            .slot(slot)
+            .with_context(|| format!("there is no slot {slot}"))?;
+        match partitions.content() {
+            SlotContent::Empty => Ok(None),
+            SlotContent::Holds { version, root_hash } => Ok(Some(Held {
+                version: version.to_string(),
+                root_hash: root_hash.to_string(),
+            })),
+            SlotContent::Unknown { why } => bail!("slot {slot} holds something unknown: {why}"),
+        }
+    }
+
+    /// Returns the boot entries on the ESP, sorted by name.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the ESP cannot be read, or holds what is no boot entry of ours.
+    pub fn boot_entries(&self) -> Result<Vec<BootEntry>> {
+        let image = format!("{}@@{}", self.path.display(), self.layout.esp.start);
+        let output = Command::new("mdir")
+            .args(["-b", "-i", &image, "::/EFI/Linux"])
+            .output()
+            .context("cannot run mdir (Debian package mtools)")?;
+        if !output.status.success() {
+            bail!(
+                "cannot list the ESP of {}: {}",
+                self.path.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        let listing = String::from_utf8(output.stdout).context("a name on the ESP is not UTF-8")?;
+        let mut names: Vec<&str> = listing
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("::/EFI/Linux/"))
+            .collect();
+        names.sort_unstable();
+        names
+            .into_iter()
+            .map(|name| {
+                BootEntry::parse_file_name(name).with_context(|| format!("{name} is on the ESP"))
+            })
+            .collect()
+    }
+
+    /// Returns the file names of the boot entries, sorted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::boot_entries`].
+    pub fn boot_entry_names(&self) -> Result<Vec<String>> {
+        Ok(self
+            .boot_entries()?
+            .iter()
+            .map(BootEntry::file_name)
+            .collect())
+    }
+
+    /// Flips one bit of the byte at `offset` within the root partition of `slot`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no such slot or byte.
+    pub fn flip(&self, slot: Slot, offset: u64) -> Result<()> {
+        let root: &Partition = &self
+            .layout
+            .slot(slot)
+            .with_context(|| format!("there is no slot {slot}"))?
+            .root;
+        if offset >= root.len {
+            bail!("slot {slot} has no byte {offset}");
+        }
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&self.path)
+            .with_context(|| format!("cannot open {}", self.path.display()))?;
+        let mut byte = [0u8];
+        file.read_exact_at(&mut byte, root.start + offset)?;
+        file.write_all_at(&byte.map(|value| value ^ 1), root.start + offset)?;
+        Ok(())
+    }
+}
