@@ -1,1 +1,82 @@
-fn main() {}
+//! The front door: `cargo xtask demo | test | bench | image | check | setup`.
+//!
+//! It depends on nothing that needs a C library, so that it compiles on a fresh
+//! machine and can then install what the other crates need.
+
+mod bench_verity;
+mod checkout;
+mod command;
+mod host;
+mod programs;
+mod releases;
+mod rungs;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::checkout::Checkout;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Builds, tests and shows Bistable",
+    version
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Installs the host packages that building and testing need (as root), or
+    /// prints the one command that does
+    Setup,
+    /// Plays the main job in this terminal: build three releases (one sick), boot,
+    /// stage, flip, good; then the sick one, and back
+    Demo,
+    /// Runs the tests, the fast rungs first
+    Test {
+        /// Only the rungs without virtual machines and without image builds
+        #[arg(long)]
+        fast: bool,
+        /// Only stories whose name contains this
+        #[arg(long, value_name = "NAME", conflicts_with = "fast")]
+        story: Option<String>,
+    },
+    /// Formatting, lints and, where cargo-deny is installed, licences and sources
+    Check,
+    /// Measures, beside the field's own tools, in one run
+    Bench {
+        #[command(subcommand)]
+        bench: Bench,
+    },
+    /// Runs the image builder and publisher: `build`, `keys`, `publish`, `repository`
+    #[command(disable_help_flag = true)]
+    Image {
+        /// Arguments of `bistable-image`; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Hash tree build and check throughput beside `veritysetup`
+    Verity(bench_verity::Arguments),
+}
+
+fn main() -> Result<()> {
+    let checkout = Checkout::find()?;
+    match Arguments::parse().task {
+        Task::Setup => host::set_up(),
+        Task::Demo => releases::demo(&checkout),
+        Task::Test { fast: true, .. } => rungs::run_fast(&checkout),
+        Task::Test { story, .. } => rungs::run_all(&checkout, story.as_deref()),
+        Task::Check => rungs::check(&checkout),
+        Task::Bench {
+            bench: Bench::Verity(arguments),
+        } => bench_verity::run(arguments),
+        Task::Image { arguments } => releases::image_tool(&checkout, &arguments),
+    }
+}

@@ -1,0 +1,175 @@
+//! The releases that the demo and the stories use, built once and shared.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::checkout::Checkout;
+use crate::{command, host, programs};
+
+/// A release that is built from the product's declaration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recipe {
+    /// The folder below `build/images`.
+    name: &'static str,
+    version: &'static str,
+    /// What makes it sick, if anything: an overlay in `image/declarations/`.
+    overlay: Option<&'static str>,
+}
+
+/// What the demo shows.
+pub(crate) const DEMO: [Recipe; 3] = [
+    Recipe {
+        name: "1",
+        version: "1.0",
+        overlay: None,
+    },
+    Recipe {
+        name: "2",
+        version: "2.0",
+        overlay: None,
+    },
+    Recipe {
+        name: "sick-unit",
+        version: "4.0",
+        overlay: Some("sick-unit.toml"),
+    },
+];
+
+/// What the stories need beside [`DEMO`].
+pub(crate) const STORIES: [Recipe; 3] = [
+    Recipe {
+        name: "3",
+        version: "3.0",
+        overlay: None,
+    },
+    Recipe {
+        name: "panic",
+        version: "5.0",
+        overlay: Some("panic.toml"),
+    },
+    Recipe {
+        name: "hang",
+        version: "6.0",
+        overlay: Some("hang.toml"),
+    },
+];
+
+/// The release that a node starts its life with: a disk image is made of it.
+const FIRST: &str = "1";
+
+/// Makes keys and images that are missing or made of something else than what is
+/// here now.
+pub(crate) fn prepare(checkout: &Checkout, recipes: &[Recipe]) -> Result<PathBuf> {
+    let programs = programs::build(checkout)?;
+    let tool = programs::image_tool(checkout)?;
+    if !checkout.keys().join("root.json").exists() {
+        command::run(Command::new(&tool).arg("keys").arg(checkout.keys()))?;
+    }
+    let inputs = digest(&[
+        &programs,
+        &tool,
+        &checkout.keys().join("root.json"),
+        &checkout.root().join("image/declarations"),
+        &checkout.root().join("systemd-units"),
+    ])?;
+    for recipe in recipes {
+        build(checkout, &tool, &programs, recipe, inputs)
+            .with_context(|| format!("cannot build release {}", recipe.version))?;
+    }
+    Ok(tool)
+}
+
+fn build(
+    checkout: &Checkout,
+    tool: &Path,
+    programs: &Path,
+    recipe: &Recipe,
+    inputs: u64,
+) -> Result<()> {
+    let out = checkout.image(recipe.name);
+    let stamp = out.join("inputs");
+    let wanted = format!("{inputs:016x}\n");
+    if fs::read_to_string(&stamp).is_ok_and(|made_of| made_of == wanted) {
+        return Ok(());
+    }
+    let declarations = checkout.root().join("image/declarations");
+    let mut build = Command::new(tool);
+    build
+        .arg("build")
+        .arg("--declaration")
+        .arg(declarations.join("bistable.toml"));
+    if let Some(overlay) = recipe.overlay {
+        build.arg("--overlay").arg(declarations.join(overlay));
+    }
+    build
+        .args(["--version", recipe.version])
+        .arg("--root-of-trust")
+        .arg(checkout.keys().join("root.json"))
+        .arg("--programs")
+        .arg(programs)
+        .arg("--build-dir")
+        .arg(checkout.build())
+        .arg("--out")
+        .arg(&out);
+    if recipe.name == FIRST {
+        build.arg("--disk");
+    }
+    command::run(&mut build)?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+}
+
+/// Runs the image builder with the user's own arguments.
+pub(crate) fn image_tool(checkout: &Checkout, arguments: &[String]) -> Result<()> {
+    host::set_up()?;
+    programs::build(checkout)?;
+    let tool = programs::image_tool(checkout)?;
+    command::run(Command::new(tool).args(arguments))
+}
+
+/// Plays the main job in this terminal.
+pub(crate) fn demo(checkout: &Checkout) -> Result<()> {
+    host::set_up()?;
+    let tool = prepare(checkout, &DEMO)?;
+    command::run(programs::cargo(checkout).args([
+        "build",
+        "--release",
+        "--package",
+        "qemu-tests",
+        "--bin",
+        "demo",
+    ]))?;
+    command::run(
+        Command::new(checkout.target().join("release/demo"))
+            .env("BISTABLE_BUILD_DIR", checkout.build())
+            .env("BISTABLE_IMAGE_BIN", tool),
+    )
+}
+
+/// Returns a digest of files and folders: enough to tell that something changed, not
+/// to trust anything by.
+fn digest(paths: &[&Path]) -> Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    for path in paths {
+        feed(path, &mut hasher).with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    Ok(hasher.finish())
+}
+
+fn feed(path: &Path, hasher: &mut DefaultHasher) -> io::Result<()> {
+    path.hash(hasher);
+    if !path.is_dir() {
+        fs::read(path)?.hash(hasher);
+        return Ok(());
+    }
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<_>>()?;
+    entries.sort();
+    entries.iter().try_for_each(|entry| feed(entry, hasher))
+}

@@ -1,0 +1,92 @@
+//! The four rungs of tests, the fast ones first.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::checkout::Checkout;
+use crate::programs::cargo;
+use crate::{command, host, releases};
+
+/// The rungs that need no virtual machine and no image: pure and wired.
+pub(crate) fn run_fast(checkout: &Checkout) -> Result<()> {
+    host::set_up()?;
+    command::run(cargo(checkout).args(["test", "--release", "--workspace", "--lib", "--bins"]))?;
+    // The image's own integration tests but the publisher's need built images.
+    command::run(
+        cargo(checkout)
+            .args([
+                "test",
+                "--release",
+                "--workspace",
+                "--exclude",
+                "image",
+                "--exclude",
+                "qemu-tests",
+            ])
+            .args(["--test", "*"]),
+    )?;
+    command::run(cargo(checkout).args([
+        "test",
+        "--release",
+        "--package",
+        "image",
+        "--test",
+        "repository",
+    ]))
+}
+
+/// Every rung, or only the stories whose name contains `story`.
+pub(crate) fn run_all(checkout: &Checkout, story: Option<&str>) -> Result<()> {
+    if story.is_none() {
+        run_fast(checkout)?;
+    } else {
+        host::set_up()?;
+    }
+    let recipes = [releases::DEMO.as_slice(), releases::STORIES.as_slice()].concat();
+    let tool = releases::prepare(checkout, &recipes)?;
+    if story.is_none() {
+        command::run(with_images(checkout, &tool).args([
+            "--package",
+            "image",
+            "--test",
+            "tree",
+            "--test",
+            "reproducible",
+        ]))?;
+    }
+    let mut stories = with_images(checkout, &tool);
+    stories.args(["--package", "qemu-tests", "--test", "stories"]);
+    // A virtual machine without hardware help fills a core.
+    stories.args(["--", "--test-threads=2"]);
+    stories.args(story);
+    command::run(&mut stories)
+}
+
+/// Formatting, lints, and what may enter the dependency tree.
+pub(crate) fn check(checkout: &Checkout) -> Result<()> {
+    host::set_up()?;
+    command::run(cargo(checkout).args(["fmt", "--all", "--check"]))?;
+    command::run(cargo(checkout).args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]))?;
+    if Command::new("cargo-deny").arg("--version").output().is_ok() {
+        // The advisories need a network that reaches their repository: a nightly job's work.
+        command::run(cargo(checkout).args(["deny", "check", "licenses", "bans", "sources"]))?;
+    }
+    Ok(())
+}
+
+fn with_images(checkout: &Checkout, tool: &Path) -> Command {
+    let mut test = cargo(checkout);
+    test.args(["test", "--release"])
+        .env("BISTABLE_BUILD_DIR", checkout.build())
+        .env("BISTABLE_IMAGE_BIN", tool);
+    test
+}
