@@ -212,7 +212,7 @@ impl fmt::Display for Spread {
             slowest,
         } = self;
         // 2^30 bytes, in units of 10^6.
-        let megabytes = 1073.741_824 / median;
+        let megabytes = 1_073.741_824 / median;
         write!(f, "{megabytes:.0} MB/s ({fastest:.3} to {slowest:.3} s)")
     }
 }
