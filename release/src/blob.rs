@@ -85,7 +85,10 @@ impl Blob {
             return Err(BadDocument::field(field, Problem::Empty));
         }
         if self.size > max {
-            let problem = Problem::TooLarge { found: self.size, max };
+            let problem = Problem::TooLarge {
+                found: self.size,
+                max,
+            };
             return Err(BadDocument::field(field, problem));
         }
         Ok(())
@@ -158,14 +161,26 @@ mod tests {
 
     #[test]
     fn a_digest_that_could_leave_the_blob_folder_is_refused() {
-        for text in ["", "..", "../../etc/passwd", &"A".repeat(64), &"é".repeat(32)] {
+        for text in [
+            "",
+            "..",
+            "../../etc/passwd",
+            &"A".repeat(64),
+            &"é".repeat(32),
+        ] {
             assert_eq!(Digest::parse(text), Err(BadDigest), "{text:?}");
         }
     }
 
     #[test]
     fn a_blob_lies_under_the_digest_of_its_content() {
-        let blob = Blob { sha256: Digest::new([0xa5; 32]), size: 1 };
-        assert_eq!(blob.path().to_string(), format!("blobs/{}", "a5".repeat(32)));
+        let blob = Blob {
+            sha256: Digest::new([0xa5; 32]),
+            size: 1,
+        };
+        assert_eq!(
+            blob.path().to_string(),
+            format!("blobs/{}", "a5".repeat(32))
+        );
     }
 }

@@ -4,9 +4,9 @@ use std::str::FromStr;
 use partition_layout::Version;
 use serde::{Serialize, Serializer};
 
+use crate::FORMAT;
 use crate::document::{self, BadDocument, Fields, Problem};
 use crate::limits::{MAX_CHANNEL_BYTES, MAX_CHANNEL_RELEASES};
-use crate::FORMAT;
 
 /// A channel file: which release the nodes that follow the channel shall run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +77,10 @@ impl Channel {
                 return Err(BadDocument::field("releases", problem));
             }
         }
-        let listed = self.releases.iter().any(|one| one.as_str() == self.release.as_str());
+        let listed = self
+            .releases
+            .iter()
+            .any(|one| one.as_str() == self.release.as_str());
         if !listed {
             let problem = format!("is {}, which is not among the releases", self.release);
             return Err(BadDocument::field("release", Problem::Malformed(problem)));

@@ -45,7 +45,10 @@ impl BadDocument {
     }
 
     pub(crate) fn field(field: impl Into<String>, problem: Problem) -> Self {
-        Self { field: field.into(), problem }
+        Self {
+            field: field.into(),
+            problem,
+        }
     }
 }
 
@@ -83,7 +86,10 @@ impl<'a> Fields<'a> {
         let fields = Self::of(value, String::new())?;
         let found = fields.number("format")?;
         if found != FORMAT {
-            let problem = Problem::UnknownFormat { found, known: FORMAT };
+            let problem = Problem::UnknownFormat {
+                found,
+                known: FORMAT,
+            };
             return Err(fields.bad("format", problem));
         }
         Ok(fields)
@@ -113,7 +119,8 @@ impl<'a> Fields<'a> {
     }
 
     fn required(&self, name: &str) -> Result<&'a Value, BadDocument> {
-        self.optional(name).ok_or_else(|| self.bad(name, Problem::Missing))
+        self.optional(name)
+            .ok_or_else(|| self.bad(name, Problem::Missing))
     }
 
     pub(crate) fn object(&self, name: &str) -> Result<Fields<'a>, BadDocument> {
@@ -131,7 +138,9 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn optional_number(&self, name: &str) -> Result<Option<u64>, BadDocument> {
-        self.optional(name).map(|value| self.as_number(name, value)).transpose()
+        self.optional(name)
+            .map(|value| self.as_number(name, value))
+            .transpose()
     }
 
     pub(crate) fn text(&self, name: &str) -> Result<&'a str, BadDocument> {
@@ -139,7 +148,9 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn optional_text(&self, name: &str) -> Result<Option<&'a str>, BadDocument> {
-        self.optional(name).map(|value| self.as_text(name, value)).transpose()
+        self.optional(name)
+            .map(|value| self.as_text(name, value))
+            .transpose()
     }
 
     /// Returns a text field, parsed.

@@ -25,10 +25,6 @@ mod blob;
 mod channel;
 mod document;
 pub mod limits;
-#[expect(
-    clippy::module_inception,
-    reason = "the crate is named after what it describes most"
-)]
 mod release;
 mod salt;
 

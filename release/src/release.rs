@@ -1,6 +1,7 @@
 use partition_layout::{Architecture, RootHash, Version};
 use serde::Serialize;
 
+use crate::FORMAT;
 use crate::blob::Blob;
 use crate::document::{self, BadDocument, Fields, Problem};
 use crate::limits::{
@@ -8,7 +9,6 @@ use crate::limits::{
     MAX_SBOM_BYTES, MAX_UKI_BYTES,
 };
 use crate::salt::Salt;
-use crate::FORMAT;
 
 /// The disk layout that this workspace's node has. A node refuses a release
 /// that is made for another.
@@ -106,8 +106,14 @@ impl Blobs {
 
     /// Returns every blob with the name of its role: `root`, `verity`, `uki`, `sbom`.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, &Blob)> {
-        let always = [("root", &self.root), ("verity", &self.verity), ("uki", &self.uki)];
-        always.into_iter().chain(self.sbom.iter().map(|blob| ("sbom", blob)))
+        let always = [
+            ("root", &self.root),
+            ("verity", &self.verity),
+            ("uki", &self.uki),
+        ];
+        always
+            .into_iter()
+            .chain(self.sbom.iter().map(|blob| ("sbom", blob)))
     }
 }
 
@@ -176,7 +182,9 @@ impl Release {
         expect_number("verity.hash_block_size", verity.hash_block_size, BLOCK_SIZE)?;
         let blobs = &self.blobs;
         blobs.root.check("blobs.root.size", MAX_ROOT_IMAGE_BYTES)?;
-        blobs.verity.check("blobs.verity.size", MAX_HASH_AREA_BYTES)?;
+        blobs
+            .verity
+            .check("blobs.verity.size", MAX_HASH_AREA_BYTES)?;
         blobs.uki.check("blobs.uki.size", MAX_UKI_BYTES)?;
         if let Some(sbom) = &blobs.sbom {
             sbom.check("blobs.sbom.size", MAX_SBOM_BYTES)?;
@@ -186,7 +194,11 @@ impl Release {
         }
         let root_bytes = verity.data_blocks.saturating_mul(BLOCK_SIZE);
         expect_number("blobs.root.size", blobs.root.size, root_bytes)?;
-        expect_number("blobs.verity.size", blobs.verity.size, verity.hash_area_bytes())?;
+        expect_number(
+            "blobs.verity.size",
+            blobs.verity.size,
+            verity.hash_area_bytes(),
+        )?;
         self.notes.as_deref().map_or(Ok(()), check_notes)
     }
 }
@@ -230,7 +242,10 @@ fn check_compatible(text: &str) -> Result<(), BadDocument> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if text.is_empty() || text.len() > MAX_COMPATIBLE_BYTES || !text.bytes().all(plain) {
         let problem = "is not a name of up to 64 letters, digits, '-', '.' and '_'".to_owned();
-        return Err(BadDocument::field("compatible", Problem::Malformed(problem)));
+        return Err(BadDocument::field(
+            "compatible",
+            Problem::Malformed(problem),
+        ));
     }
     Ok(())
 }
@@ -238,7 +253,10 @@ fn check_compatible(text: &str) -> Result<(), BadDocument> {
 /// Notes are shown on terminals, which obey control characters.
 fn check_notes(notes: &str) -> Result<(), BadDocument> {
     let problem = if notes.len() > MAX_NOTES_BYTES {
-        format!("have {} bytes, which is more than {MAX_NOTES_BYTES}", notes.len())
+        format!(
+            "have {} bytes, which is more than {MAX_NOTES_BYTES}",
+            notes.len()
+        )
     } else if notes.chars().any(|char| char.is_control() && char != '\n') {
         "have a control character".to_owned()
     } else {
@@ -251,6 +269,9 @@ fn expect_number(field: &str, found: u64, expected: u64) -> Result<(), BadDocume
     if found == expected {
         return Ok(());
     }
-    let problem = Problem::Mismatch { found: found.to_string(), expected: expected.to_string() };
+    let problem = Problem::Mismatch {
+        found: found.to_string(),
+        expected: expected.to_string(),
+    };
     Err(BadDocument::field(field, problem))
 }
