@@ -1,1 +1,39 @@
+//! What ties Bistable to the two ends of systemd's boot: PID 1 of the
+//! initramfs, and the health gate that ends a trial.
+//!
+//! # PID 1, `bistable-init`
+//!
+//! It owns the way from the kernel to systemd: modules, the hardware watchdog,
+//! the two partitions that the root hash names, dm-verity, the switch of roots.
+//! It refuses to own policy (which slot: the boot loader decided), repairs
+//! (the updater's) and anything that needs a network.
+//!
+//! - It never opens an unverified root: the only device it mounts is the
+//!   device-mapper device it made from the root hash of the signed command line.
+//! - It never waits without a deadline, never panics, never returns. What it cannot
+//!   do is told on the console with its whole cause, and the machine restarts:
+//!   the boot loader has counted the try, so the other slot gets its turn.
+//!
+//! **What watches what.** Before PID 1 has loaded the driver of a watchdog and opened
+//! it, nothing watches: a hang in the firmware, the boot loader, the kernel's start
+//! or in a driver's module hangs the machine until somebody resets it, unless the
+//! platform runs its own watchdog. (A *panic* there restarts, by `panic=` on the
+//! command line.) From then on the hardware bites after `bistable.watchdog=`
+//! seconds: PID 1 never feeds it, systemd takes it over with `RuntimeWatchdogSec=`.
+//! A machine without a watchdog boots too, and says so.
+//!
+//! Start reading at [`plan`]; [`kernel`] is what does it, [`slot_search`] where to look.
+//!
+//! # The health gate, `bistable-health-gate`
+//!
+//! With the feature `gate`. PID 1 is built without it: rustix and our own crates only.
 
+pub mod cmdline;
+pub mod console;
+mod initramfs;
+pub mod kernel;
+pub mod plan;
+pub mod report;
+mod root_device;
+pub mod slot_search;
+pub mod uevents;

@@ -1,1 +1,65 @@
-fn main() {}
+//! PID 1 of the initramfs. See the documentation of the library.
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use init_integration::kernel::Linux;
+use init_integration::plan::{Kernel as _, carry_out, ground, plan};
+use init_integration::report::Chain;
+
+/// The list of modules that the image builder put beside us.
+const MODULES: &str = "/etc/modules";
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        // It would mount over, and then restart, the machine of whoever tries it.
+        let refusal = b"bistable-init: only the kernel starts this, as PID 1 of an initramfs\n";
+        return match io::stderr().write_all(refusal) {
+            Ok(()) | Err(_) => ExitCode::from(2),
+        };
+    }
+    // Nothing here is meant to panic. If it does after all, it must not take the try
+    // with it by ending in a shell-less limbo: restart, like every other failure.
+    std::panic::set_hook(Box::new(|panic| {
+        let mut kernel = Linux::default();
+        kernel.give_up(&format!("cannot boot: {panic}"));
+    }));
+    let mut kernel = Linux::default();
+    let why = match boot(&mut kernel) {
+        Ok(()) => "systemd came back".to_owned(),
+        Err(error) => Chain(&*error).to_string(),
+    };
+    kernel.give_up(&format!("cannot boot: {why}"));
+    ExitCode::FAILURE
+}
+
+/// Goes the whole way. Does not return when it worked.
+fn boot(kernel: &mut Linux) -> Result<(), Box<dyn Error>> {
+    carry_out(&ground(), kernel)?;
+    let cmdline = fs::read("/proc/cmdline").map_err(|source| Unreadable {
+        what: "/proc/cmdline",
+        source,
+    })?;
+    let modules = match fs::read_to_string(MODULES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        outcome => outcome.map_err(|source| Unreadable {
+            what: MODULES,
+            source,
+        })?,
+    };
+    let plan = plan(&String::from_utf8_lossy(&cmdline), &modules)?;
+    for remark in &plan.remarks {
+        kernel.say(remark);
+    }
+    carry_out(&plan.steps, kernel)?;
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {what}")]
+struct Unreadable {
+    what: &'static str,
+    source: io::Error,
+}
