@@ -1,0 +1,129 @@
+//! The bytes of blobs, over HTTP or from a folder.
+//!
+//! Owns how a transfer survives a bad network: resuming, retrying, giving up.
+//! Does not own the truth of the bytes: the caller holds each block against the
+//! hash tree. What it promises is that a server, however hostile, can make it
+//! neither take more than the declared size, nor wait for ever, nor fill the
+//! memory.
+//!
+//! Start at [`Fetcher`]; one connection's worth is in [`transfer`].
+
+mod http;
+mod local;
+mod patience;
+mod transfer;
+
+use std::ops::ControlFlow;
+
+use release::Blob;
+use reqwest::Client;
+use tokio::runtime::Handle;
+
+pub use self::http::{BuildClientError, build_client, chain};
+pub(crate) use self::http::{Failure, check_answer, request};
+pub use self::patience::Patience;
+use self::transfer::{Broken, Transfer};
+use crate::config::Repository;
+use crate::ports::{Fetch, FetchError, Stop};
+
+/// Fetches blobs from one repository.
+#[derive(Debug)]
+pub struct Fetcher {
+    repository: Option<Repository>,
+    client: Client,
+    patience: Patience,
+    runtime: Handle,
+}
+
+/// What [`Fetch::fetch`] hands the bytes to.
+type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;
+
+impl Fetcher {
+    /// Returns a fetcher whose connections live on `runtime`. It must be used
+    /// from a thread that is none of the runtime's own.
+    pub fn new(
+        repository: Option<Repository>,
+        client: Client,
+        patience: Patience,
+        runtime: Handle,
+    ) -> Self {
+        Self {
+            repository,
+            client,
+            patience,
+            runtime,
+        }
+    }
+
+    async fn fetch_remote(
+        &self,
+        transfer: &mut Transfer,
+        stop: &Stop,
+        sink: Sink<'_>,
+    ) -> Result<(), FetchError> {
+        let mut waits = self.patience.waits();
+        loop {
+            let before = transfer.offset();
+            let attempt = transfer.attempt(&self.client, &self.patience, &mut *sink);
+            let broken = tokio::select! {
+                () = stop.wait() => return Err(FetchError::Stopped),
+                result = attempt => match result {
+                    Ok(()) => return Ok(()),
+                    Err(Broken::GiveUp(error)) => return Err(error),
+                    Err(Broken::TryAgain(error)) => error,
+                },
+            };
+            // A server that drops the line after every few bytes is not
+            // getting anywhere, so only a real piece counts.
+            if transfer.offset() - before >= self.patience.progress {
+                waits = self.patience.waits();
+            }
+            let Some(wait) = waits.next() else {
+                return Err(broken);
+            };
+            tracing::debug!(
+                url = %transfer.url(),
+                offset = transfer.offset(),
+                error = %chain(&broken),
+                ?wait,
+                "transfer broke off, trying again",
+            );
+            tokio::select! {
+                () = stop.wait() => return Err(FetchError::Stopped),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+}
+
+impl Fetch for Fetcher {
+    fn fetch(
+        &mut self,
+        blob: &Blob,
+        offset: u64,
+        stop: &Stop,
+        sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), FetchError> {
+        let Some(repository) = &self.repository else {
+            return Err(FetchError::RepositoryUnreachable {
+                url: blob.path().to_string(),
+                source: NO_REPOSITORY.into(),
+            });
+        };
+        if offset >= blob.size {
+            return Ok(());
+        }
+        let url = repository.blob(blob);
+        if repository.is_remote() {
+            let mut transfer = Transfer::new(url, offset, blob.size);
+            self.runtime
+                .block_on(self.fetch_remote(&mut transfer, stop, sink))
+        } else {
+            local::read(&url, offset, blob.size, stop, sink)
+        }
+    }
+}
+
+/// What a node says that was not told where releases come from.
+pub(crate) const NO_REPOSITORY: &str = "no repository is set: give `repository` in \
+     /etc/bistable/updater.toml or in the credential bistable.updater.toml";

@@ -1,0 +1,274 @@
+//! Which releases there are, proven by The Update Framework (TUF).
+//!
+//! The root of trust lies in the verified image; everything else may be a lie
+//! until metadata says otherwise. `tough` checks signatures, thresholds,
+//! versions and expiry. What it leaves to its user is done here:
+//!
+//! - sizes: it takes the length of snapshot and targets from signed metadata
+//!   without a limit of its own, so [`transport`] has one;
+//! - time: a refresh as a whole ends after [`REFRESH_LIMIT`];
+//! - memory: [`store`] keeps what it has seen, so that a power cut cannot make
+//!   it forget versions, and looks for a root that went back or forked;
+//! - the clock: [`memory`] judges whether it can be used to tell what expired.
+//!
+//! Metadata is refreshed for every question, as the TUF client workflow wants.
+
+mod failure;
+mod memory;
+mod store;
+mod transport;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use partition_layout::Version;
+use release::limits::{
+    MAX_CHANNEL_BYTES, MAX_RELEASE_BYTES, MAX_TUF_ROOT_BYTES, MAX_TUF_ROOT_UPDATES,
+    MAX_TUF_SNAPSHOT_BYTES, MAX_TUF_TARGETS_BYTES, MAX_TUF_TIMESTAMP_BYTES,
+};
+use release::{Channel, ChannelName, Release, release_target, version_of_target};
+use reqwest::Client;
+use tokio::runtime::Handle;
+use tough::{ExpirationEnforcement, IntoVec, Limits, RepositoryLoader, TargetName};
+
+use self::failure::Failures;
+use self::store::{Scratch, Store};
+use self::transport::MetadataTransport;
+use crate::config::Repository;
+use crate::fetch::{NO_REPOSITORY, Patience};
+use crate::ports::{Clock, Offer, Releases, ReleasesError, Stop};
+
+/// Where the root of trust lies in the image.
+pub const ROOT_OF_TRUST: &str = "/usr/share/bistable/root.json";
+/// Where metadata that was trusted is remembered.
+pub const STORE: &str = "/var/lib/bistable/tuf";
+/// Is there once systemd-timesyncd has set the clock by a server.
+pub const CLOCK_IS_SET: &str = "/run/systemd/timesync/synchronized";
+
+/// How long a refresh may take, with every retry: a server that drips must not
+/// hold up the node. A hundred times what it takes over a slow line.
+const REFRESH_LIMIT: Duration = Duration::from_secs(180);
+
+/// Whom the node believes, and where it keeps what it learned.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where releases come from; `None` if nobody said so.
+    pub repository: Option<Repository>,
+    /// The channel that the node follows.
+    pub channel: ChannelName,
+    /// See [`ROOT_OF_TRUST`].
+    pub root_of_trust: PathBuf,
+    /// See [`STORE`].
+    pub store: PathBuf,
+    /// See [`CLOCK_IS_SET`].
+    pub clock_is_set: PathBuf,
+    /// When the image was built, if it says so: no clock is right that reads
+    /// an earlier time.
+    pub built: Option<Timestamp>,
+}
+
+/// The releases of one repository.
+#[derive(Debug)]
+pub struct TrustedReleases<C> {
+    settings: Settings,
+    client: Client,
+    patience: Patience,
+    clock: C,
+    runtime: Handle,
+}
+
+/// A set of metadata that was found sound.
+struct Loaded {
+    tuf: tough::Repository,
+    failures: Failures,
+    /// `tough` goes on writing there what time it was.
+    _scratch: Scratch,
+}
+
+impl<C: Clock> TrustedReleases<C> {
+    /// Returns the releases of the repository in `settings`; nothing is read
+    /// yet. It must be used from a thread that is none of `runtime`'s own.
+    pub const fn new(
+        settings: Settings,
+        client: Client,
+        patience: Patience,
+        clock: C,
+        runtime: Handle,
+    ) -> Self {
+        Self {
+            settings,
+            client,
+            patience,
+            clock,
+            runtime,
+        }
+    }
+
+    /// Runs `work` to its end, to the limit, or until `stop` is set.
+    fn within_limit<T>(
+        &self,
+        stop: &Stop,
+        work: impl Future<Output = Result<T, ReleasesError>>,
+    ) -> Result<T, ReleasesError> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                () = stop.wait() => Err(ReleasesError::Stopped),
+                result = tokio::time::timeout(REFRESH_LIMIT, work) => result.unwrap_or_else(|_| {
+                    Err(self.unreachable(&format!(
+                        "its metadata did not come within {} s",
+                        REFRESH_LIMIT.as_secs()
+                    )))
+                }),
+            }
+        })
+    }
+
+    fn unreachable(&self, why: &str) -> ReleasesError {
+        let repository = self.settings.repository.as_ref();
+        ReleasesError::RepositoryUnreachable {
+            repository: repository.map_or_else(|| "the repository".to_owned(), ToString::to_string),
+            source: why.into(),
+        }
+    }
+
+    async fn load(&self) -> Result<Loaded, ReleasesError> {
+        let Some(repository) = &self.settings.repository else {
+            return Err(self.unreachable(NO_REPOSITORY));
+        };
+        let failures = Failures::new(repository);
+        let now = self.clock.now();
+        memory::check_built(now, self.settings.built).map_err(|why| failures.expired(why))?;
+
+        let root_of_trust = std::fs::read(&self.settings.root_of_trust).map_err(|error| {
+            let doing = format!("read {}", self.settings.root_of_trust.display());
+            ReleasesError::Local {
+                doing,
+                source: error.into(),
+            }
+        })?;
+        let store = Store::new(&self.settings.store);
+        let scratch = store.scratch()?;
+        let set = match self.settings.clock_is_set.exists() {
+            true => memory::Set::ByServer,
+            false => memory::Set::Unknown,
+        };
+        memory::review(&scratch, now, set).map_err(|why| failures.expired(why))?;
+
+        let transport = MetadataTransport::new(self.client.clone(), self.patience.clone());
+        let tuf =
+            RepositoryLoader::new(&root_of_trust, repository.metadata(), repository.targets())
+                .transport(transport)
+                .datastore(scratch.folder())
+                .limits(LIMITS)
+                .expiration_enforcement(ExpirationEnforcement::Safe)
+                .load()
+                .await
+                .map_err(|error| failures.of(&error))?;
+        store
+            .check_root(&root_of_trust, tuf.root())
+            .map_err(|why| failures.untrusted(why))?;
+        store.keep(&scratch, &root_of_trust)?;
+        Ok(Loaded {
+            tuf,
+            failures,
+            _scratch: scratch,
+        })
+    }
+}
+
+/// Bounds of what `tough` reads; see the module documentation for the rest.
+const LIMITS: Limits = Limits {
+    max_root_size: MAX_TUF_ROOT_BYTES,
+    max_targets_size: MAX_TUF_TARGETS_BYTES,
+    max_timestamp_size: MAX_TUF_TIMESTAMP_BYTES,
+    max_snapshot_size: MAX_TUF_SNAPSHOT_BYTES,
+    max_root_updates: MAX_TUF_ROOT_UPDATES,
+};
+
+impl Loaded {
+    /// Reads a target, or `None` if the metadata names no such one.
+    async fn target(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>, ReleasesError> {
+        let failed = |error: tough::error::Error| self.failures.of(&error);
+        let target = TargetName::new(name).map_err(failed)?;
+        let Some((_, meta)) = self.tuf.all_targets().find(|(name, _)| **name == target) else {
+            return Ok(None);
+        };
+        if meta.length > max {
+            let why = format!("{name} has {} bytes, which is more than {max}", meta.length);
+            return Err(self.failures.untrusted(why));
+        }
+        match self.tuf.read_target(&target).await.map_err(failed)? {
+            Some(stream) => Ok(Some(stream.into_vec().await.map_err(failed)?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn channel(&self, name: &ChannelName) -> Result<Channel, ReleasesError> {
+        let target = name.target();
+        let bytes = self
+            .target(&target, MAX_CHANNEL_BYTES)
+            .await?
+            .ok_or_else(|| self.failures.unknown(format!("channel {name}")))?;
+        let channel = Channel::parse(&bytes)
+            .map_err(|error| self.failures.untrusted(format!("{target}: {error}")))?;
+        if channel.channel != *name {
+            let why = format!("{target} is the file of channel {}", channel.channel);
+            return Err(self.failures.untrusted(why));
+        }
+        Ok(channel)
+    }
+
+    async fn release(&self, version: &Version) -> Result<Release, ReleasesError> {
+        let target = release_target(version);
+        let bytes = self
+            .target(&target, MAX_RELEASE_BYTES)
+            .await?
+            .ok_or_else(|| self.failures.unknown(version.to_string()))?;
+        let release = Release::parse(&bytes)
+            .map_err(|error| self.failures.untrusted(format!("{target}: {error}")))?;
+        // Spelled alike, not only equal: the spelling is part of file names.
+        if release.version.as_str() != version.as_str() {
+            let why = format!("{target} is the file of release {}", release.version);
+            return Err(self.failures.untrusted(why));
+        }
+        Ok(release)
+    }
+
+    fn versions(&self) -> Vec<Version> {
+        let names = self.tuf.all_targets().map(|(name, _)| name.raw());
+        let mut versions: Vec<_> = names.filter_map(version_of_target).collect();
+        versions.sort_by(|one, other| other.cmp(one));
+        versions
+    }
+}
+
+impl<C: Clock> Releases for TrustedReleases<C> {
+    fn refresh(&mut self, stop: &Stop) -> Result<Offer, ReleasesError> {
+        self.within_limit(stop, async {
+            let loaded = self.load().await?;
+            let channel = loaded.channel(&self.settings.channel).await?;
+            Ok(Offer {
+                channel,
+                versions: loaded.versions(),
+            })
+        })
+    }
+
+    fn release(
+        &mut self,
+        version: Option<&Version>,
+        stop: &Stop,
+    ) -> Result<Release, ReleasesError> {
+        self.within_limit(stop, async {
+            let loaded = self.load().await?;
+            match version {
+                Some(version) => loaded.release(version).await,
+                None => {
+                    let channel = loaded.channel(&self.settings.channel).await?;
+                    loaded.release(&channel.release).await
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,257 @@
+//! What people read. Pure: data in, text out, so that snapshots hold it.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+
+use super::failure::hint_for;
+use super::model::{Barred, Entry, Job, LastRollback, Listed, Slot, Status};
+use crate::names::ErrorName;
+
+/// How many digits of a root hash a table shows.
+const SHORT_HASH: usize = 12;
+
+pub(super) fn status(status: &Status) -> String {
+    let mut lines = Lines::default();
+    lines.row(
+        "running",
+        &format!("{} in slot {}", status.booted_version, status.booted_slot),
+    );
+    lines.row("state", &state(status));
+    if let Some(version) = &status.staged_version {
+        lines.row("staged", &format!("{version}; `bistable reboot` tries it"));
+    }
+    let checked = match status.last_check {
+        Some(when) => format!("checked {}", time(when)),
+        None => "never checked".to_owned(),
+    };
+    lines.row(
+        "available",
+        &match &status.available_version {
+            Some(version) => format!("{version} ({checked})"),
+            None => format!("nothing new ({checked})"),
+        },
+    );
+    if let Some(floor) = &status.floor {
+        lines.row("floor", floor);
+    }
+    lines.row("root hash", &status.booted_root_hash);
+    if let Some(job) = &status.job {
+        lines.row("job", &progress(job));
+    }
+    if let Some(error) = &status.last_error {
+        lines.row("last error", &error.message);
+        lines.row("", &error.name);
+        if let Some(name) = ErrorName::from_bus(&error.name) {
+            lines.row("", &format!("hint: {}", hint_for(name)));
+        }
+    }
+    if let Some(rollback) = &status.last_rollback {
+        last_rollback(&mut lines, rollback);
+    }
+    lines.text
+}
+
+fn state(status: &Status) -> String {
+    let meaning = match status.state.as_str() {
+        "idle" => "nothing to do",
+        "checking" => "asking the repository",
+        "staging" => "writing a release to the spare slot",
+        "clearing" => "emptying the spare slot",
+        "staged" => "a release waits for the reboot",
+        "trial" => "the running release has yet to pass its health gate",
+        "rebooting" => "the node is going down",
+        _ => return status.state.clone(),
+    };
+    format!("{}: {meaning}", status.state)
+}
+
+fn last_rollback(lines: &mut Lines, rollback: &LastRollback) {
+    let when = rollback
+        .when
+        .map_or_else(|| "at an unknown time".to_owned(), time);
+    let tries = match rollback.tries {
+        0 => String::new(),
+        1 => ", after 1 try".to_owned(),
+        tries => format!(", after {tries} tries"),
+    };
+    lines.row(
+        "rolled back",
+        &format!("from {} {when}{tries}", rollback.version),
+    );
+    lines.row("", &rollback.reason);
+    for (what, name) in [("check", &rollback.check), ("unit", &rollback.unit)] {
+        if let Some(name) = name {
+            lines.row("", &format!("{what}: {name}"));
+        }
+    }
+    for line in &rollback.lines {
+        lines.row("", &format!("| {line}"));
+    }
+}
+
+/// Returns one line about a job.
+pub(super) fn progress(job: &Job) -> String {
+    let mut text = job.kind.clone();
+    if let Some(version) = &job.version {
+        write!(text, " {version}").expect(MEMORY);
+    }
+    if let Some(result) = &job.result {
+        write!(text, ": {result}").expect(MEMORY);
+        return text;
+    }
+    if !job.phase.is_empty() {
+        write!(text, ": {}", job.phase).expect(MEMORY);
+    }
+    if let Some(percent) = percent(job) {
+        write!(
+            text,
+            ", {percent} % ({} of {})",
+            mebibytes(job.bytes_done),
+            mebibytes(job.bytes_total)
+        )
+        .expect(MEMORY);
+    }
+    text
+}
+
+/// Returns how much of the work is done, never 100 before all of it is.
+pub(super) fn percent(job: &Job) -> Option<u64> {
+    let percent = u128::from(job.bytes_done) * 100 / u128::from(job.bytes_total).max(1);
+    let shown = u64::try_from(percent.min(100)).ok()?;
+    (job.bytes_total > 0).then_some(shown)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    const TENTH: u64 = 1024 * 1024 / 10;
+    let tenths = bytes / TENTH;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+pub(super) fn slots(slots: &[Slot]) -> String {
+    table(
+        ["SLOT", "VERSION", "STATUS", "TRIES", "ROOT HASH"],
+        slots.iter().map(|slot| {
+            let booted = if slot.booted { " (running)" } else { "" };
+            let tries = match (slot.tries_left, slot.tries_done) {
+                (0, 0) => "-".to_owned(),
+                (left, done) => format!("{left} left, {done} done"),
+            };
+            [
+                format!("{}{booted}", slot.slot),
+                or_dash(slot.version.as_deref()),
+                slot.status.clone(),
+                tries,
+                or_dash(slot.root_hash.as_deref().map(short)),
+            ]
+        }),
+    )
+}
+
+pub(super) fn releases(releases: &[Listed]) -> String {
+    if releases.is_empty() {
+        return "no releases known; ask with `bistable check`\n".to_owned();
+    }
+    table(
+        ["VERSION", ""],
+        releases.iter().map(|release| {
+            let mut notes = Vec::new();
+            if release.newest {
+                notes.push("the channel's");
+            }
+            if release.below_floor {
+                notes.push("below the floor");
+            }
+            [release.version.clone(), notes.join(", ")]
+        }),
+    )
+}
+
+pub(super) fn barred(barred: &[Barred]) -> String {
+    if barred.is_empty() {
+        return "no image has failed on this node\n".to_owned();
+    }
+    // In full: `forgive` wants it so.
+    table(
+        ["ROOT HASH", "VERSION", "WHEN", "REASON"],
+        barred.iter().map(|image| {
+            [
+                image.root_hash.clone(),
+                image.version.clone(),
+                image.when.map_or_else(|| "-".to_owned(), time),
+                image.reason.clone(),
+            ]
+        }),
+    )
+}
+
+pub(super) fn history(entries: &[Entry]) -> String {
+    if entries.is_empty() {
+        return "nothing has happened yet\n".to_owned();
+    }
+    table(
+        ["WHEN", "EVENT", "VERSION", "SLOT", ""],
+        entries.iter().map(|entry| {
+            [
+                entry.when.map_or_else(|| "-".to_owned(), time),
+                entry.event.clone(),
+                or_dash(entry.version.as_deref()),
+                or_dash(entry.slot.as_deref()),
+                entry.message.clone().unwrap_or_default(),
+            ]
+        }),
+    )
+}
+
+fn or_dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..SHORT_HASH).unwrap_or(hash)
+}
+
+fn time(when: Timestamp) -> String {
+    when.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// Lines with a name in front.
+#[derive(Default)]
+struct Lines {
+    text: String,
+}
+
+impl Lines {
+    fn row(&mut self, name: &str, value: &str) {
+        writeln!(self.text, "{name:<12} {value}").expect(MEMORY);
+    }
+}
+
+/// Returns columns under headers; the last one is as wide as it is.
+fn table<const N: usize>(headers: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let mut all = vec![headers.map(str::to_owned)];
+    all.extend(rows);
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = all.iter().filter_map(|row| row.get(column));
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    });
+    let mut text = String::new();
+    for row in &all {
+        let cells: Vec<_> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+const MEMORY: &str = "writing to memory cannot fail";
+
+#[cfg(test)]
+mod tests;
