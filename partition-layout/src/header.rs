@@ -10,7 +10,8 @@ use uuid::Uuid;
 use crate::device::SectorSize;
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
-const REVISION: u32 = 0x0001_0000;
+/// The only revision there is. Linux does not look at it.
+pub(crate) const REVISION: u32 = 0x0001_0000;
 /// The bytes of a header that the specification defines.
 const DEFINED_BYTES: usize = 92;
 /// The only size of an entry that Linux, firmware and this crate read.
@@ -32,12 +33,6 @@ pub enum CopyFault {
     /// There is no header.
     #[error("there is no header")]
     NoHeader,
-    /// The header is of a revision nobody reads.
-    #[error("the header has revision {found:#010x}, only {REVISION:#010x} is known")]
-    Revision {
-        /// The revision found.
-        found: u32,
-    },
     /// The header claims an impossible size.
     #[error("the header claims a size of {found} bytes")]
     HeaderSize {
@@ -122,6 +117,7 @@ pub(crate) struct Place {
 pub(crate) struct Header {
     /// The whole sector, so that bytes not known here are kept.
     sector: Vec<u8>,
+    pub(crate) revision: u32,
     size: u32,
     reserved: [u8; 4],
     pub(crate) place: Place,
@@ -175,6 +171,7 @@ impl Header {
         let entries_checksum = fields.u32()?;
 
         let header = Self {
+            revision,
             size,
             reserved,
             place: Place {
@@ -186,9 +183,6 @@ impl Header {
             entries_checksum,
             sector,
         };
-        if revision != REVISION {
-            return Some(Err(CopyFault::Revision { found: revision }));
-        }
         let Some(covered) = header.covered_bytes() else {
             return Some(Err(CopyFault::HeaderSize { found: size }));
         };
@@ -228,7 +222,7 @@ impl Header {
         let with_checksum = |checksum: u32| {
             let mut sector = Vec::with_capacity(self.sector.len());
             sector.extend_from_slice(SIGNATURE);
-            sector.extend_from_slice(&REVISION.to_le_bytes());
+            sector.extend_from_slice(&self.revision.to_le_bytes());
             sector.extend_from_slice(&self.size.to_le_bytes());
             sector.extend_from_slice(&checksum.to_le_bytes());
             sector.extend_from_slice(&self.reserved);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::device::SectorSize;
-use crate::header::CopyFault;
+use crate::header::{CopyFault, REVISION};
 
 /// One of the two copies of the partition table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,6 +50,7 @@ impl TableHealth {
             } if *damaged == copy => Some(source),
             TableFault::Copy { .. }
             | TableFault::Mbr { .. }
+            | TableFault::Revision { .. }
             | TableFault::Disagree
             | TableFault::BackupMisplaced { .. }
             | TableFault::OffTheDisk { .. }
@@ -77,6 +78,12 @@ pub enum TableFault {
     Mbr {
         /// What is wrong with it.
         source: MbrFault,
+    },
+    /// The table is of a revision that is not defined. Linux reads it, other tools do not.
+    #[error("the partition table has revision {found:#010x}, only {REVISION:#010x} is defined")]
+    Revision {
+        /// The revision found.
+        found: u32,
     },
     /// Both copies are whole and differ. The primary counts.
     #[error("the backup partition table says something else than the primary")]

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::device::{Device, SectorSize};
-use crate::header::{CopyFault, Geometry, Header};
+use crate::header::{CopyFault, Geometry, Header, REVISION};
 use crate::health::{MbrFault, TableCopy, TableFault, TableHealth};
 use crate::mbr;
 use crate::table::Table;
@@ -179,6 +179,7 @@ impl Survey {
         let end = self.geometry.last_lba;
         let misplaced = self.misplaced_backup();
         let disagree = self.copies_disagree();
+        let found = self.in_use().header.revision;
         let mut faults = Vec::new();
         faults.extend(self.mbr.map(|source| TableFault::Mbr { source }));
         let damaged = |copy, source| TableFault::Copy { copy, source };
@@ -193,6 +194,7 @@ impl Survey {
                 TableCopy::Backup
             }
         };
+        faults.extend((found != REVISION).then_some(TableFault::Revision { found }));
         faults.extend(disagree.then_some(TableFault::Disagree));
         faults.extend(misplaced.map(|expected| TableFault::BackupMisplaced { expected, end }));
         faults.extend(of_partitions);
