@@ -1,0 +1,335 @@
+//! What the disk says: the facts of a node, and what an earlier boot left open.
+//!
+//! Slots are known from partition labels and boot entries alone. The record of
+//! a trial adds only how the trial came about, and is never believed against
+//! them.
+
+use partition_layout::{BootEntry, RootHash, SlotContent, Version};
+
+use crate::machine::{Blame, Complaint, Effect, Note, blessed};
+use crate::node::{Booted, Node, SlotStatus, Spare, Standing, Way};
+use crate::ports::{DiskView, SlotOnDisk};
+use crate::records::{Barred, GateVerdict, Happened, HistoryLine, Passed, Rollback, Trial};
+
+/// Everything that can be read from the node.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    pub disk: DiskView,
+    pub entries: Vec<BootEntry>,
+    /// A kernel image lies under its temporary name.
+    pub temporary: bool,
+    pub has_variables: bool,
+    pub boot_id: String,
+    pub trial: Option<Trial>,
+    pub verdict: Option<GateVerdict>,
+    pub last_rollback: Option<Rollback>,
+    pub barred: Vec<Barred>,
+    pub floor: Option<Version>,
+    pub history: Vec<HistoryLine>,
+}
+
+/// Returns the facts.
+pub fn derive(seen: &Observed) -> Node {
+    let version = &seen.disk.booted_version;
+    let entry = entry_of(&seen.entries, version);
+    let standing = match entry.as_ref().map(|entry| entry.counter) {
+        Some(None) => Standing::Good,
+        Some(Some(counter)) => Standing::Trial {
+            left: counter.left,
+            done: counter.done,
+        },
+        None => Standing::Condemned,
+    };
+    let floor = match (&seen.floor, standing) {
+        // A node that has never had a trial accepts nothing older than it shipped with.
+        (None, Standing::Good) => Some(version.clone()),
+        (floor, Standing::Good | Standing::Trial { .. } | Standing::Condemned) => floor.clone(),
+    };
+    Node {
+        booted: Booted {
+            slot: seen.disk.booted,
+            version: version.clone(),
+            root_hash: seen.disk.booted_root_hash,
+            standing,
+            entry,
+        },
+        spare: spare(seen),
+        has_variables: seen.has_variables,
+        boot_id: seen.boot_id.clone(),
+        floor,
+        barred: seen.barred.clone(),
+        trial: seen.trial.clone(),
+        last_rollback: seen.last_rollback.clone(),
+        history: seen.history.clone(),
+    }
+}
+
+/// Returns the entry that counts when a torn rename has left two of them: the
+/// one that the boot loader prefers.
+fn entry_of(entries: &[BootEntry], version: &Version) -> Option<BootEntry> {
+    let rank = |entry: &BootEntry| match entry.counter {
+        None => (2, 0),
+        Some(counter) if counter.left > 0 => (1, counter.left),
+        Some(_) => (0, 0),
+    };
+    entries
+        .iter()
+        .filter(|entry| entry.version == *version)
+        .max_by_key(|entry| rank(entry))
+        .cloned()
+}
+
+fn spare(seen: &Observed) -> Spare {
+    let slot = seen.disk.booted.other();
+    let on_disk = seen.disk.slot(slot);
+    let (root_len, verity_len) =
+        on_disk.map_or((0, 0), |it: &SlotOnDisk| (it.root_len, it.verity_len));
+    let (status, held, entry) = match on_disk.map(|it| &it.content) {
+        None | Some(SlotContent::Empty) => (SlotStatus::Empty, None, None),
+        Some(SlotContent::Unknown { .. }) => (SlotStatus::Unknown, None, None),
+        Some(SlotContent::Holds { version, root_hash }) => {
+            let held = Some((version.clone(), *root_hash));
+            if *version == seen.disk.booted_version {
+                // One name for two slots: the entry is the booted one's.
+                (SlotStatus::Unknown, held, None)
+            } else {
+                let entry = entry_of(&seen.entries, version);
+                (spare_status(entry.as_ref()), held, entry)
+            }
+        }
+    };
+    Spare {
+        slot,
+        status,
+        held,
+        entry,
+        root_len,
+        verity_len,
+    }
+}
+
+fn spare_status(entry: Option<&BootEntry>) -> SlotStatus {
+    let Some(entry) = entry else {
+        return SlotStatus::Bad;
+    };
+    match entry.counter {
+        None => SlotStatus::Good,
+        Some(counter) if counter.left > 0 => SlotStatus::Armed,
+        // Emptied by us, never tried.
+        Some(counter) if counter.done == 0 => SlotStatus::Demoted,
+        Some(_) => SlotStatus::Bad,
+    }
+}
+
+/// Returns what to do first: the end of whatever an earlier boot, or an earlier
+/// run of the daemon, left open.
+pub fn settle(seen: &Observed, node: &Node) -> Vec<Effect> {
+    let mut effects = match &seen.trial {
+        None => clear_leftovers(seen, node),
+        Some(trial) if trial.slot == node.booted.slot => settle_own(trial, node),
+        Some(trial) => settle_spare(trial, seen, node),
+    };
+    if node.booted.standing == Standing::Good && !effects.contains(&Effect::MarkSettled) {
+        effects.push(Effect::MarkSettled);
+    }
+    effects
+}
+
+/// An interrupted stage, whose record was not written yet: the slot is labelled
+/// or a kernel image lies about, and nothing of it boots.
+fn clear_leftovers(seen: &Observed, node: &Node) -> Vec<Effect> {
+    let unbootable = match node.spare.status {
+        SlotStatus::Bad => node.spare.entry.is_none(),
+        SlotStatus::Empty => seen.temporary,
+        SlotStatus::Good
+        | SlotStatus::Trial
+        | SlotStatus::Armed
+        | SlotStatus::Demoted
+        | SlotStatus::Unknown => false,
+    };
+    if unbootable { disarm(node) } else { vec![] }
+}
+
+/// Nothing is written while the booted slot is not good; what is left over then
+/// does not boot either, and is cleared later.
+fn disarm(node: &Node) -> Vec<Effect> {
+    if node.booted.standing != Standing::Good {
+        return vec![];
+    }
+    vec![Effect::Disarm {
+        spare: node.spare.slot,
+        booted: node.booted.version.clone(),
+    }]
+}
+
+/// The trial's slot is the one that runs.
+fn settle_own(trial: &Trial, node: &Node) -> Vec<Effect> {
+    if trial.root_hash != node.booted.root_hash {
+        return vec![Effect::ForgetTrial];
+    }
+    match node.booted.standing {
+        // The verdict was cut off between the entry and the records.
+        Standing::Good => blessed(node),
+        Standing::Trial { .. } | Standing::Condemned => vec![],
+    }
+}
+
+/// How a trial of the spare slot stands, seen from the other one.
+enum Fate {
+    /// It may still be tried.
+    Open,
+    /// It was never armed; the slot is to be cleared.
+    NeverArmed,
+    /// The record is of something else.
+    Stale,
+    /// The trial was left.
+    Left(Complaint),
+    /// The trial was left, and that is written down.
+    LeftAndTold,
+}
+
+fn settle_spare(trial: &Trial, seen: &Observed, node: &Node) -> Vec<Effect> {
+    match fate(trial, seen, node) {
+        Fate::Open => vec![],
+        Fate::Stale => vec![Effect::ForgetTrial],
+        Fate::NeverArmed => {
+            let mut effects = disarm(node);
+            effects.push(Effect::ForgetTrial);
+            effects
+        }
+        Fate::Left(complaint) => {
+            let tries = tries_spent(trial, node);
+            let mut effects = vec![Effect::RecordRollback(Blame {
+                version: trial.version.clone(),
+                root_hash: trial.root_hash,
+                complaint: complaint.clone(),
+                tries,
+                armed_at: Some(trial.armed_at),
+            })];
+            effects.extend(left(trial, node, &complaint.reason));
+            effects
+        }
+        Fate::LeftAndTold => {
+            let reason = seen
+                .last_rollback
+                .as_ref()
+                .map_or("", |it| it.reason.as_str());
+            left(trial, node, reason)
+        }
+    }
+}
+
+fn left(trial: &Trial, node: &Node, reason: &str) -> Vec<Effect> {
+    let Trial {
+        version,
+        root_hash,
+        slot,
+        ..
+    } = trial.clone();
+    let mut effects = Vec::new();
+    if node.barred(&root_hash).is_none() {
+        let (version, reason) = (version.clone(), reason.to_owned());
+        effects.push(Effect::Bar {
+            version,
+            root_hash,
+            reason,
+        });
+    }
+    effects.extend(disarm(node));
+    let (event, slot, message) = (Happened::RolledBack, Some(slot), reason.to_owned());
+    effects.push(Effect::Remember(Note {
+        event,
+        version,
+        root_hash,
+        slot,
+        message,
+    }));
+    effects.push(Effect::ForgetTrial);
+    effects
+}
+
+fn tries_spent(trial: &Trial, node: &Node) -> u32 {
+    let counter = node.spare.entry.as_ref().and_then(|entry| entry.counter);
+    counter.map_or(trial.tries, |counter| counter.done)
+}
+
+fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
+    let same_boot = trial.boot_id == seen.boot_id;
+    match &node.spare.held {
+        Some((_, hash)) if *hash != trial.root_hash => return Fate::Stale,
+        Some(_) | None => {}
+    }
+    let Some(entry) = &node.spare.entry else {
+        return if same_boot || seen.temporary {
+            // The kernel image still has its temporary name: arming is its rename.
+            Fate::NeverArmed
+        } else if is_told(trial, seen) {
+            Fate::LeftAndTold
+        } else {
+            Fate::Left(complaint(trial, seen).unwrap_or_else(|| {
+                blame("its boot entry has gone, and no verdict was recorded".to_owned())
+            }))
+        };
+    };
+    let Some(counter) = entry.counter else {
+        // A rollback's target that was not given its counter, or lost it again.
+        return Fate::Stale;
+    };
+    if same_boot {
+        return if counter.left > 0 {
+            Fate::Open
+        } else {
+            Fate::Stale
+        };
+    }
+    if is_told(trial, seen) {
+        return Fate::LeftAndTold;
+    }
+    if let Some(complaint) = complaint(trial, seen) {
+        return Fate::Left(complaint);
+    }
+    match (counter.left, counter.done, trial.way) {
+        // Never tried: a rollback's target whose new counter was not written.
+        (0, 0, _) => Fate::Stale,
+        (0, done, _) => Fate::Left(blame(format!(
+            "it was started {done} times and never reported itself healthy"
+        ))),
+        // The wish works once, so this was it.
+        (_, 1.., Way::OneShot) => Fate::Left(blame(
+            "it was started once and did not report itself healthy".to_owned(),
+        )),
+        (_, _, Way::Order) | (_, 0, Way::OneShot) => Fate::Open,
+    }
+}
+
+fn blame(reason: String) -> Complaint {
+    Complaint {
+        reason,
+        ..Complaint::default()
+    }
+}
+
+/// The gate's own word about this trial, which a dead daemon did not hear.
+fn complaint(trial: &Trial, seen: &Observed) -> Option<Complaint> {
+    let verdict = seen.verdict.as_ref()?;
+    let of_this_trial = verdict.verdict == Passed::Fail
+        && verdict.root_hash == trial.root_hash
+        && verdict.boot_id != trial.boot_id
+        && verdict.boot_id != seen.boot_id
+        && Some(&verdict.boot_id) != trial.older_verdict.as_ref();
+    of_this_trial.then(|| Complaint {
+        reason: verdict.reason.clone(),
+        check: verdict.check.clone(),
+        unit: verdict.unit.clone(),
+        lines: verdict.lines.clone(),
+    })
+}
+
+fn is_told(trial: &Trial, seen: &Observed) -> bool {
+    let same = |hash: &RootHash, told: &Rollback| {
+        told.root_hash == *hash && told.armed_at == Some(trial.armed_at)
+    };
+    seen.last_rollback
+        .as_ref()
+        .is_some_and(|told| same(&trial.root_hash, told))
+}

@@ -1,0 +1,447 @@
+//! The head: takes requests and reports one at a time, lets [`machine`] decide,
+//! sends orders to the hands, and publishes how things stand. It never waits
+//! for a device.
+//!
+//! [`machine`]: crate::machine
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::derive;
+use crate::hands::{Device, Hands, Network, Order};
+use crate::job::{Job, JobKind, RunningJob};
+use crate::machine::{self, Effect, Event, Outcome, Report, Request, State, Stopped};
+use crate::meter::Meter;
+use crate::node::Node;
+use crate::observe::{ObserveError, observe};
+use crate::ports::{Clock, Offer, Stopper};
+use crate::refusal::{Failure, Refused};
+
+/// How many finished jobs stay readable.
+const FINISHED_JOBS: usize = 8;
+/// How many callers may wait to be heard. More are made to wait by the bus.
+const REQUESTS: usize = 32;
+
+/// How things stand, for everyone to see.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The state in one word.
+    pub state: &'static str,
+    pub node: Node,
+    /// What the last check found.
+    pub offer: Option<Offer>,
+    pub last_check: Option<Timestamp>,
+    pub last_error: Option<Failure>,
+    /// The job at work, and the last ones that ended; oldest first.
+    pub jobs: Vec<Job>,
+    pub current_job: Option<u64>,
+}
+
+/// What a request led to.
+#[derive(Debug, Clone)]
+pub enum Accepted {
+    /// A job was begun.
+    Job(Job),
+    /// It is done.
+    Done,
+}
+
+/// Why a request led to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    #[error(transparent)]
+    Refused(Refused),
+    #[error(transparent)]
+    Failed(Failure),
+}
+
+type Reply = oneshot::Sender<Result<Accepted, RequestError>>;
+
+enum Call {
+    Ask { request: Request, reply: Reply },
+    CancelJob { id: u64, reply: Reply },
+    GoDown,
+}
+
+/// The way to the head, for any number of callers.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    calls: mpsc::Sender<Call>,
+    view: watch::Receiver<Arc<View>>,
+}
+
+impl Handle {
+    /// Puts a request to the head. Completes when it was refused, when a job
+    /// was begun, or, for what is no job, when it is done.
+    pub async fn request(&self, request: Request) -> Result<Accepted, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.call(Call::Ask { request, reply }, answer).await
+    }
+
+    /// Asks a job to stop.
+    pub async fn cancel(&self, id: u64) -> Result<Accepted, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.call(Call::CancelJob { id, reply }, answer).await
+    }
+
+    async fn call(
+        &self,
+        call: Call,
+        answer: oneshot::Receiver<Result<Accepted, RequestError>>,
+    ) -> Result<Accepted, RequestError> {
+        let gone = || RequestError::Refused(Refused::GoingDown);
+        self.calls.send(call).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Asks the head to end: it takes no more requests, and lets the hands
+    /// finish what must not be left half done.
+    pub async fn go_down(&self) {
+        // It has gone already if nobody listens.
+        drop(self.calls.send(Call::GoDown).await);
+    }
+
+    /// Returns how things stand now.
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// Returns a view that can be waited for.
+    pub fn follow(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// Completes when what an earlier boot left open has been ended.
+    pub async fn settled(&self) {
+        let mut view = self.view.clone();
+        // The head has gone if this fails; whoever waits for it will notice.
+        drop(view.wait_for(|view| view.state != SETTLING).await);
+    }
+}
+
+const SETTLING: &str = "settling";
+
+/// The hands' thread ended on its own.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that works on the disk has died")]
+pub struct HandsDied;
+
+/// The head, and what it remembers between events.
+#[derive(Debug)]
+pub struct Head<C> {
+    state: Option<State>,
+    clock: C,
+    calls: mpsc::Receiver<Call>,
+    orders: Option<mpsc::Sender<Order>>,
+    reports: mpsc::Receiver<Report>,
+    publish: watch::Sender<Arc<View>>,
+    /// Stops the order at work.
+    stopper: Option<Stopper>,
+    /// Waits for the order at work.
+    waiting: Option<Reply>,
+    running: Option<RunningJob>,
+    finished: VecDeque<Job>,
+    next_job: u64,
+    offer: Option<Offer>,
+    last_check: Option<Timestamp>,
+    last_error: Option<Failure>,
+}
+
+/// Reads the node, starts the hands, and begins to settle what is open. The
+/// head has to be [run](Head::run).
+pub async fn start<D, N, C>(
+    device: D,
+    network: N,
+    clock: C,
+) -> Result<(Handle, Head<C>), ObserveError>
+where
+    D: Device + 'static,
+    N: Network + 'static,
+    C: Clock,
+{
+    let mut hands = Hands {
+        device,
+        network,
+        clock: clock.clone(),
+    };
+    let (first, seen) = oneshot::channel();
+    let (orders, mut todo) = mpsc::channel::<Order>(1);
+    let (done, reports) = mpsc::channel(1);
+    let _: JoinHandle<()> = tokio::task::spawn_blocking(move || {
+        if first.send(observe(&hands.device)).is_err() {
+            return;
+        }
+        while let Some(order) = todo.blocking_recv() {
+            if done.blocking_send(hands.carry_out(order)).is_err() {
+                return;
+            }
+        }
+    });
+    let seen = seen
+        .await
+        .expect("the hands answer before they do anything else")?;
+    let node = Box::new(derive::derive(&seen));
+    let effects = derive::settle(&seen, &node);
+    let (caller, calls) = mpsc::channel(REQUESTS);
+    let (publish, view) = watch::channel(Arc::new(View {
+        state: SETTLING,
+        node: (*node).clone(),
+        offer: None,
+        last_check: None,
+        last_error: None,
+        jobs: vec![],
+        current_job: None,
+    }));
+    let mut head = Head {
+        state: Some(State::Settling { node }),
+        clock,
+        calls,
+        orders: Some(orders),
+        reports,
+        publish,
+        stopper: None,
+        waiting: None,
+        running: None,
+        finished: VecDeque::new(),
+        next_job: 1,
+        offer: None,
+        last_check: None,
+        last_error: None,
+    };
+    head.give(effects).await;
+    Ok((
+        Handle {
+            calls: caller,
+            view,
+        },
+        head,
+    ))
+}
+
+impl<C: Clock> Head<C> {
+    /// Works until it is told to go down.
+    pub async fn run(mut self) -> Result<(), HandsDied> {
+        loop {
+            tokio::select! {
+                report = self.reports.recv() => self.hear(report.ok_or(HandsDied)?).await,
+                call = self.calls.recv() => match call {
+                    Some(Call::Ask { request, reply }) => self.answer(request, reply).await,
+                    Some(Call::CancelJob { id, reply }) => self.cancel(id, reply).await,
+                    Some(Call::GoDown) | None => break,
+                },
+            }
+        }
+        self.go_down().await
+    }
+
+    /// Lets the hands finish. A stage is broken off: its slot cannot boot, and
+    /// is cleared at the next start. A verdict is always finished.
+    async fn go_down(mut self) -> Result<(), HandsDied> {
+        self.calls.close();
+        let breakable = match self.state() {
+            State::Checking { .. }
+            | State::Resolving { .. }
+            | State::Staging { .. }
+            | State::RollingBack { .. } => true,
+            State::Settling { .. }
+            | State::Idle { .. }
+            | State::Staged { .. }
+            | State::Trial { .. }
+            | State::Condemned { .. }
+            | State::Clearing { .. }
+            | State::Marking { .. }
+            | State::Forgiving { .. }
+            | State::Rebooting { .. } => false,
+        };
+        let Some(stopper) = self.stopper.take() else {
+            return Ok(());
+        };
+        if breakable {
+            stopper.stop();
+        }
+        let report = self.reports.recv().await.ok_or(HandsDied)?;
+        self.orders = None;
+        self.hear(report).await;
+        Ok(())
+    }
+
+    fn state(&self) -> &State {
+        self.state.as_ref().expect("a step puts back what it takes")
+    }
+
+    async fn answer(&mut self, request: Request, reply: Reply) {
+        let kind = match &request {
+            Request::Check => Some((JobKind::Check, None)),
+            Request::Stage(ask) => Some((JobKind::Stage, ask.version.clone())),
+            Request::Rollback { .. } => {
+                let held = self.state().node().spare.held.clone();
+                Some((JobKind::Rollback, held.map(|(version, _)| version)))
+            }
+            Request::Cancel
+            | Request::Reboot
+            | Request::MarkGood
+            | Request::MarkBad(_)
+            | Request::Forgive { .. } => None,
+        };
+        let effects = match self.step(Event::Request(request)) {
+            Ok(effects) => effects,
+            Err(refused) => return answer(reply, Err(RequestError::Refused(refused))),
+        };
+        if let Some((kind, version)) = kind {
+            let running = RunningJob::begin(self.next_job, kind, version);
+            self.next_job = self.next_job.saturating_add(1);
+            answer(reply, Ok(Accepted::Job(running.job.clone())));
+            self.running = Some(running);
+        } else if effects.iter().all(Effect::is_for_the_head) {
+            answer(reply, Ok(Accepted::Done));
+        } else {
+            self.waiting = Some(reply);
+        }
+        self.give(effects).await;
+    }
+
+    async fn cancel(&mut self, id: u64, reply: Reply) {
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.job.id == id)
+        {
+            self.answer(Request::Cancel, reply).await;
+        } else {
+            answer(reply, Err(RequestError::Refused(Refused::NoSuchJob)));
+        }
+    }
+
+    async fn hear(&mut self, report: Report) {
+        self.stopper = None;
+        let result = match &report {
+            Report::Refreshed(offer) => {
+                self.offer = Some((**offer).clone());
+                self.last_check = Some(self.clock.now());
+                Ok(())
+            }
+            Report::Resolved(_) => Ok(()),
+            Report::Ended { result, .. } => result.clone(),
+        };
+        let effects = match self.step(Event::Report(report)) {
+            Ok(effects) => effects,
+            Err(refused) => {
+                tracing::error!(error = %refused, "a report was refused: this is a bug");
+                vec![]
+            }
+        };
+        let waiting = self.waiting.take();
+        self.give(effects).await;
+        // After the new state is published, so that a caller who looks sees it.
+        if let Some(reply) = waiting {
+            answer(
+                reply,
+                match result {
+                    Ok(()) => Ok(Accepted::Done),
+                    Err(Stopped::Asked) => Err(RequestError::Refused(Refused::GoingDown)),
+                    Err(Stopped::Failed(failure)) => Err(RequestError::Failed(failure)),
+                },
+            );
+        }
+    }
+
+    fn step(&mut self, event: Event) -> Result<Vec<Effect>, Refused> {
+        let state = self.state.take().expect("a step puts back what it takes");
+        let before = state.name();
+        let (state, effects) = match machine::step(state, event) {
+            Ok((state, effects)) => (state, Ok(effects)),
+            Err((state, refused)) => (state, Err(refused)),
+        };
+        if state.name() != before {
+            tracing::info!(from = before, to = state.name(), "state");
+        }
+        self.state = Some(state);
+        effects
+    }
+
+    /// Does the head's effects, sends the others to the hands, and publishes.
+    async fn give(&mut self, effects: Vec<Effect>) {
+        let settling = matches!(self.state(), State::Settling { .. });
+        let mut order = Vec::new();
+        let mut ended = None;
+        for effect in effects {
+            match effect {
+                Effect::Interrupt => {
+                    if let Some(stopper) = &self.stopper {
+                        stopper.stop();
+                    }
+                }
+                Effect::EndJob(outcome) => ended = Some(outcome),
+                effect => order.push(effect),
+            }
+        }
+        let ended = ended.and_then(|outcome| self.end_job(outcome));
+        if !order.is_empty() || settling {
+            self.send(order).await;
+        }
+        self.publish();
+        if let Some((running, outcome)) = ended {
+            running.end(outcome);
+        }
+    }
+
+    async fn send(&mut self, effects: Vec<Effect>) {
+        // None when going down: what is left undone is settled at the next start.
+        let Some(orders) = &self.orders else { return };
+        let (stopper, stop) = Stopper::new();
+        self.stopper = Some(stopper);
+        let meter = match &self.running {
+            Some(running) => running.meter.clone(),
+            None => Arc::new(Meter::new().0),
+        };
+        // If the hands have died, the next report says so.
+        drop(
+            orders
+                .send(Order {
+                    effects,
+                    stop,
+                    meter,
+                })
+                .await,
+        );
+    }
+
+    fn end_job(&mut self, outcome: Outcome) -> Option<(RunningJob, Outcome)> {
+        match &outcome {
+            Outcome::Done => self.last_error = None,
+            Outcome::Failed(failure) => {
+                tracing::warn!(name = failure.name.short(), error = %failure, "job failed");
+                self.last_error = Some(failure.clone());
+            }
+            Outcome::Cancelled => {}
+        }
+        let running = self.running.take()?;
+        self.finished.push_back(running.job.clone());
+        while self.finished.len() > FINISHED_JOBS {
+            self.finished.pop_front();
+        }
+        Some((running, outcome))
+    }
+
+    fn publish(&self) {
+        let running = self.running.as_ref().map(|running| running.job.clone());
+        self.publish.send_replace(Arc::new(View {
+            state: self.state().name(),
+            node: self.state().node().clone(),
+            offer: self.offer.clone(),
+            last_check: self.last_check,
+            last_error: self.last_error.clone(),
+            current_job: running.as_ref().map(|job| job.id),
+            jobs: self.finished.iter().cloned().chain(running).collect(),
+        }));
+    }
+}
+
+fn answer(reply: Reply, result: Result<Accepted, RequestError>) {
+    // The caller may have left the bus meanwhile: what was asked is done all the same.
+    drop(reply.send(result));
+}

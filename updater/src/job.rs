@@ -1,0 +1,74 @@
+//! A piece of work that callers follow, and can cancel.
+
+use std::sync::Arc;
+
+use partition_layout::Version;
+use tokio::sync::watch;
+
+use crate::machine::Outcome;
+use crate::meter::{Meter, Work};
+
+/// What a job is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobKind {
+    Check,
+    Stage,
+    Rollback,
+}
+
+impl JobKind {
+    /// Returns the word on the bus.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Stage => "stage",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// A job, as its followers see it.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub id: u64,
+    pub kind: JobKind,
+    pub work: watch::Receiver<Work>,
+    /// `None` while it runs.
+    pub outcome: watch::Receiver<Option<Outcome>>,
+}
+
+/// A job, as the head keeps it.
+#[derive(Debug)]
+pub(crate) struct RunningJob {
+    pub(crate) job: Job,
+    pub(crate) meter: Arc<Meter>,
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+impl RunningJob {
+    pub(crate) fn begin(id: u64, kind: JobKind, version: Option<Version>) -> Self {
+        let (meter, work) = Meter::new();
+        if version.is_some() {
+            meter.name(version);
+        }
+        let (sender, outcome) = watch::channel(None);
+        Self {
+            job: Job {
+                id,
+                kind,
+                work,
+                outcome,
+            },
+            meter: Arc::new(meter),
+            outcome: sender,
+        }
+    }
+
+    pub(crate) fn end(self, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => self.meter.complete(),
+            Outcome::Failed(_) | Outcome::Cancelled => {}
+        }
+        self.outcome.send_replace(Some(outcome));
+    }
+}

@@ -13,16 +13,24 @@
 //! Start reading at [`machine`], which decides, and [`stage`], which does.
 
 // The daemon's head and its decisions.
+pub mod admit;
 pub mod derive;
 pub mod machine;
 pub mod names;
+pub mod node;
 pub mod records;
+pub mod refusal;
 
 // Its hands.
 pub mod driver;
+pub mod hands;
 pub mod host;
+pub mod meter;
+pub mod observe;
 pub mod ports;
 pub mod stage;
+pub mod stage_error;
+pub mod uki;
 
 // Its faces to the network.
 pub mod config;

@@ -112,6 +112,9 @@ mod tests {
             assert_eq!(ErrorName::from_bus(name.on_bus()), Some(*name));
         }
         assert_eq!(ErrorName::from_bus("io.bistable.Error.Nonsense"), None);
-        assert_eq!(ErrorName::from_bus("org.freedesktop.DBus.Error.Failed"), None);
+        assert_eq!(
+            ErrorName::from_bus("org.freedesktop.DBus.Error.Failed"),
+            None
+        );
     }
 }

@@ -64,7 +64,7 @@ impl Stop {
 // ---------------------------------------------------------------- repository
 
 /// What a repository offers, as one trusted set of metadata says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
     /// The channel that the node follows.
     pub channel: Channel,
@@ -98,11 +98,8 @@ pub trait Releases: Send {
 
     /// Returns the release file of `version`, from metadata that is refreshed first if it
     /// has expired or was never read. `None` asks for the channel's release.
-    fn release(
-        &mut self,
-        version: Option<&Version>,
-        stop: &Stop,
-    ) -> Result<Release, ReleasesError>;
+    fn release(&mut self, version: Option<&Version>, stop: &Stop)
+    -> Result<Release, ReleasesError>;
 }
 
 /// Why a blob's bytes did not come.
@@ -112,7 +109,11 @@ pub enum FetchError {
     RepositoryUnreachable { url: String, source: Cause },
     /// The server says that the blob ends earlier, again and again.
     #[error("{url} ends after {found} of {expected} bytes")]
-    BlobTruncated { url: String, found: u64, expected: u64 },
+    BlobTruncated {
+        url: String,
+        found: u64,
+        expected: u64,
+    },
     /// The server holds something else: a larger file, another range.
     #[error("{url} is not the blob that the release names: {why}")]
     BlobCorrupt { url: String, why: String },
@@ -167,6 +168,8 @@ pub struct SlotOnDisk {
 pub struct DiskView {
     /// The slot that dm-verity stands on.
     pub booted: Slot,
+    /// The release that runs, as it says of itself.
+    pub booted_version: Version,
     /// The root hash that dm-verity enforces.
     pub booted_root_hash: RootHash,
     pub a: SlotOnDisk,
@@ -200,13 +203,8 @@ pub trait Slots: Send + Sync {
     fn flush(&self, slot: Slot, part: Part) -> io::Result<()>;
 
     /// Fills `buffer` from `offset`, from the medium and not from a cache.
-    fn read_medium(
-        &self,
-        slot: Slot,
-        part: Part,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> io::Result<()>;
+    fn read_medium(&self, slot: Slot, part: Part, offset: u64, buffer: &mut [u8])
+    -> io::Result<()>;
 
     /// Labels the three partitions of `slot`, `None` meaning empty. On return
     /// the change has reached the disk.
@@ -222,8 +220,15 @@ pub trait BootControl: Send + Sync {
     /// Removes an entry. One that is already gone is no error.
     fn remove(&self, entry: &BootEntry) -> io::Result<()>;
 
-    /// Removes what an interrupted stage left behind under a temporary name.
+    /// Returns whether an interrupted stage left a kernel image behind under a
+    /// temporary name.
+    fn has_temporary(&self) -> io::Result<bool>;
+
+    /// Removes it. One that is already gone is no error.
     fn remove_temporary(&self) -> io::Result<()>;
+
+    /// Returns how many bytes the partition has room for.
+    fn room(&self) -> io::Result<u64>;
 
     /// Starts a kernel image under a name that no boot loader takes for an
     /// entry, in place of one that is there.
@@ -253,6 +258,9 @@ pub trait BootControl: Send + Sync {
 
     /// Takes such a wish back. One that is not there is no error.
     fn clear_one_shot(&self) -> io::Result<()>;
+
+    /// Lets go of the partition until the next call.
+    fn release(&self);
 }
 
 /// A small file of the daemon's.

@@ -1,0 +1,283 @@
+//! The daemon's memory across boots: small files under `/var/lib/bistable`.
+//!
+//! None of them says what a slot is: partition labels and boot entries do.
+//! They say *why*, and which images failed. A file that cannot be parsed is
+//! reported and read as absent, so that a damaged one cannot stop updates.
+
+use std::io;
+
+use jiff::Timestamp;
+use partition_layout::{RootHash, Slot, Version};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::node::Way;
+use crate::ports::{Record, Records};
+
+/// How many history lines are kept.
+const HISTORY_LINES: usize = 256;
+/// How many failed images are remembered; the oldest is forgotten first.
+const BARRED_IMAGES: usize = 64;
+/// How many journal lines a rollback keeps, and how long each may be: what a
+/// person reads, in a file that fits a page or two.
+const ROLLBACK_LINES: usize = 20;
+const ROLLBACK_LINE_BYTES: usize = 400;
+
+/// A trial that was armed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The boot in which it was armed.
+    pub boot_id: String,
+    pub armed_at: Timestamp,
+    pub slot: Slot,
+    pub version: Version,
+    pub root_hash: RootHash,
+    pub tries: u32,
+    pub way: Way,
+    /// The boot of the gate's verdict that was lying there, so that an old
+    /// verdict is not taken for this trial's.
+    #[serde(default)]
+    pub older_verdict: Option<String>,
+}
+
+/// Why the node left a trial.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    pub version: Version,
+    pub root_hash: RootHash,
+    /// The health check that failed; empty if none reported.
+    #[serde(default)]
+    pub check: String,
+    /// The unit it was about.
+    #[serde(default)]
+    pub unit: String,
+    pub reason: String,
+    pub when: Timestamp,
+    /// The last lines of the journal.
+    #[serde(default)]
+    pub lines: Vec<String>,
+    /// How often the release was tried.
+    #[serde(default)]
+    pub tries: u32,
+    /// When the trial was armed, to tell it from another trial of the same image.
+    #[serde(default)]
+    pub armed_at: Option<Timestamp>,
+    /// The boot that wrote this.
+    #[serde(default)]
+    pub boot_id: String,
+}
+
+/// An image that failed on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Barred {
+    pub root_hash: RootHash,
+    pub version: Version,
+    pub reason: String,
+    pub when: Timestamp,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryLine {
+    pub when: Timestamp,
+    pub event: Happened,
+    pub version: Option<Version>,
+    pub root_hash: Option<RootHash>,
+    pub slot: Option<Slot>,
+    #[serde(default)]
+    pub message: String,
+}
+
+/// What a history line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Happened {
+    Staged,
+    StageFailed,
+    StageCancelled,
+    RollbackRequested,
+    Good,
+    Bad,
+    RolledBack,
+    Forgiven,
+}
+
+impl Happened {
+    /// Returns the word on the bus and in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Staged => "staged",
+            Self::StageFailed => "stage-failed",
+            Self::StageCancelled => "stage-cancelled",
+            Self::RollbackRequested => "rollback-requested",
+            Self::Good => "good",
+            Self::Bad => "bad",
+            Self::RolledBack => "rolled-back",
+            Self::Forgiven => "forgiven",
+        }
+    }
+}
+
+/// The health gate's word, as it left it for us.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct GateVerdict {
+    pub boot_id: String,
+    pub root_hash: RootHash,
+    pub verdict: Passed,
+    #[serde(default)]
+    pub check: String,
+    #[serde(default)]
+    pub unit: String,
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub lines: Vec<String>,
+}
+
+/// Which way the gate decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Passed {
+    Pass,
+    Fail,
+}
+
+/// Why a record could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("cannot read the record {record:?}")]
+    Read { record: Record, source: io::Error },
+    #[error("cannot write the record {record:?}")]
+    Write { record: Record, source: io::Error },
+    #[error("cannot remove the record {record:?}")]
+    Remove { record: Record, source: io::Error },
+    #[error("cannot leave word that the booted slot is good")]
+    Settled { source: io::Error },
+}
+
+/// Reads a record; `None` when there is none, or none that can be understood.
+pub fn read<T: DeserializeOwned>(
+    records: &impl Records,
+    record: Record,
+) -> Result<Option<T>, RecordError> {
+    let bytes = records
+        .read(record)
+        .map_err(|source| RecordError::Read { record, source })?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            tracing::error!(?record, %error, "a record is damaged; going on without it");
+            Ok(None)
+        }
+    }
+}
+
+/// Reads the history, oldest first; lines that make no sense are left out.
+pub fn read_history(records: &impl Records) -> Result<Vec<HistoryLine>, RecordError> {
+    let record = Record::History;
+    let bytes = records
+        .read(record)
+        .map_err(|source| RecordError::Read { record, source })?;
+    let bytes = bytes.unwrap_or_default();
+    Ok(bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
+}
+
+/// Writes a record. On return it has reached the disk.
+pub fn write(
+    records: &impl Records,
+    record: Record,
+    value: &impl Serialize,
+) -> Result<(), RecordError> {
+    let failed = |source| RecordError::Write { record, source };
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
+    bytes.push(b'\n');
+    records.replace(record, &bytes).map_err(failed)
+}
+
+/// Removes a record. On return it has gone from the disk.
+pub fn remove(records: &impl Records, record: Record) -> Result<(), RecordError> {
+    records
+        .remove(record)
+        .map_err(|source| RecordError::Remove { record, source })
+}
+
+/// Adds a line to the history.
+pub fn remember(records: &impl Records, line: &HistoryLine) -> Result<(), RecordError> {
+    let record = Record::History;
+    let mut lines = read_history(records)?;
+    lines.push(line.clone());
+    let old = lines.len().saturating_sub(HISTORY_LINES);
+    let mut bytes = Vec::new();
+    for line in lines.iter().skip(old) {
+        serde_json::to_writer(&mut bytes, line).map_err(|error| RecordError::Write {
+            record,
+            source: error.into(),
+        })?;
+        bytes.push(b'\n');
+    }
+    records
+        .replace(record, &bytes)
+        .map_err(|source| RecordError::Write { record, source })
+}
+
+/// Adds an image to those that failed here.
+pub fn bar(records: &impl Records, barred: &Barred) -> Result<(), RecordError> {
+    let mut list = read::<Vec<Barred>>(records, Record::Barred)?.unwrap_or_default();
+    list.retain(|each| each.root_hash != barred.root_hash);
+    list.push(barred.clone());
+    let old = list.len().saturating_sub(BARRED_IMAGES);
+    write(records, Record::Barred, &list.split_off(old))
+}
+
+/// Takes an image off that list.
+pub fn forgive(records: &impl Records, root_hash: &RootHash) -> Result<(), RecordError> {
+    let mut list = read::<Vec<Barred>>(records, Record::Barred)?.unwrap_or_default();
+    list.retain(|each| each.root_hash != *root_hash);
+    write(records, Record::Barred, &list)
+}
+
+/// Raises the floor to `version`; it never sinks.
+pub fn raise_floor(records: &impl Records, version: &Version) -> Result<(), RecordError> {
+    match read::<Version>(records, Record::Floor)? {
+        Some(floor) if floor >= *version => Ok(()),
+        Some(_) | None => write(records, Record::Floor, version),
+    }
+}
+
+/// Shortens journal lines to what a rollback keeps: the last ones, each cut.
+pub fn trim_lines(lines: &[String]) -> Vec<String> {
+    let old = lines.len().saturating_sub(ROLLBACK_LINES);
+    lines
+        .iter()
+        .skip(old)
+        .map(|line| cut(line).to_owned())
+        .collect()
+}
+
+fn cut(line: &str) -> &str {
+    let mut end = line.len().min(ROLLBACK_LINE_BYTES);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line.get(..end).unwrap_or(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_journal_is_cut_to_its_last_lines_at_character_borders() {
+        let lines: Vec<String> = (0..50)
+            .map(|n| format!("{n} {}", "é".repeat(400)))
+            .collect();
+        let kept = trim_lines(&lines);
+        assert_eq!(kept.len(), ROLLBACK_LINES);
+        assert!(kept.iter().all(|line| line.len() <= ROLLBACK_LINE_BYTES));
+        assert!(kept[19].starts_with("49 "));
+    }
+}

@@ -1,0 +1,450 @@
+//! The hands: they do what they are told, in order, and decide nothing.
+//!
+//! They run on one thread of their own and may block. An order ends at its
+//! first failure; only notes (what is written down about a verdict) are tried
+//! all, since a full `/var` must not keep a bad slot bootable.
+
+use std::sync::Arc;
+
+use partition_layout::{BootEntry, Counter, Slot, Version};
+
+use crate::derive;
+use crate::machine::{Blame, Effect, Note, Report, Stopped};
+use crate::meter::Meter;
+use crate::names::ErrorName;
+use crate::node::Way;
+use crate::observe::observe;
+use crate::ports::{
+    BootControl, Clock, Fetch, Power, Record, Records, Releases, ReleasesError, Slots, Stop,
+};
+use crate::records::{self, Barred, GateVerdict, HistoryLine, RecordError, Rollback, Trial};
+use crate::refusal::{Chain, Failure};
+use crate::stage::Bench;
+use crate::stage_error::StageError;
+use crate::uki::check_room;
+
+/// A list of effects, done one after the other.
+#[derive(Debug)]
+pub struct Order {
+    pub effects: Vec<Effect>,
+    pub stop: Stop,
+    pub meter: Arc<Meter>,
+}
+
+/// The devices of a node, the network, and a clock.
+#[derive(Debug)]
+pub struct Hands<D, N, C> {
+    pub device: D,
+    pub network: N,
+    pub clock: C,
+}
+
+/// Everything on the disk side in one bound.
+pub trait Device: Slots + BootControl + Records + Power {}
+impl<T: Slots + BootControl + Records + Power> Device for T {}
+
+/// Everything on the network side in one bound.
+pub trait Network: Releases + Fetch {}
+impl<T: Releases + Fetch> Network for T {}
+
+impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
+    /// Does an order, and says how it ended.
+    pub fn carry_out(&mut self, order: Order) -> Report {
+        let mut result = Ok(());
+        let mut notes = Notes::Written;
+        for effect in &order.effects {
+            match self.perform(effect, &order, notes) {
+                Ok(None) => {}
+                Ok(Some(report)) => return report,
+                Err(Stopped::Failed(failure)) if effect.is_note() => {
+                    tracing::error!(effect = name_of(effect), error = %failure, "cannot write down what happened");
+                    notes = Notes::Missing;
+                }
+                Err(stopped) => {
+                    if let Stopped::Failed(failure) = &stopped {
+                        tracing::error!(effect = name_of(effect), name = failure.name.short(), error = %failure, "gave up");
+                    }
+                    result = Err(stopped);
+                    break;
+                }
+            }
+        }
+        let node = match observe(&self.device) {
+            Ok(seen) => Some(Box::new(derive::derive(&seen))),
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "cannot tell how the slots stand");
+                None
+            }
+        };
+        self.device.release();
+        Report::Ended { result, node }
+    }
+
+    fn perform(
+        &mut self,
+        effect: &Effect,
+        order: &Order,
+        notes: Notes,
+    ) -> Result<Option<Report>, Stopped> {
+        if order.stop.is_set() {
+            return Err(Stopped::Asked);
+        }
+        tracing::debug!(effect = name_of(effect), "begins");
+        let meter = &*order.meter;
+        meter.phase(phase_of(effect));
+        let device = &self.device;
+        match effect {
+            Effect::Interrupt | Effect::EndJob(_) => Ok(()),
+
+            Effect::Refresh => {
+                let offer = self.network.refresh(&order.stop).map_err(releases)?;
+                return Ok(Some(Report::Refreshed(Box::new(offer))));
+            }
+            Effect::Resolve { version } => {
+                let release = self
+                    .network
+                    .release(version.as_ref(), &order.stop)
+                    .map_err(releases)?;
+                return Ok(Some(Report::Resolved(Box::new(release))));
+            }
+
+            Effect::Disarm { spare, booted } => disarm(device, *spare, booted),
+            Effect::CheckRoom { release } => {
+                meter.expect_release(release);
+                check_room(device, release).map_err(stage)
+            }
+            Effect::WriteTree { spare, release } => {
+                self.bench(order).write_tree(*spare, release).map_err(stage)
+            }
+            Effect::WriteRoot { spare, release } => {
+                self.bench(order).write_root(*spare, release).map_err(stage)
+            }
+            Effect::ReadBack { spare, release } => {
+                self.bench(order).read_back(*spare, release).map_err(stage)
+            }
+            Effect::Label {
+                spare,
+                version,
+                root_hash,
+            } => device
+                .relabel(*spare, Some((version, root_hash)))
+                .map_err(|source| {
+                    stage(StageError::Label {
+                        slot: *spare,
+                        source,
+                    })
+                }),
+            Effect::WriteKernel { release } => {
+                self.bench(order).write_kernel(release).map_err(stage)
+            }
+            Effect::CheckWhole { spare, root_hash } => self
+                .bench(order)
+                .check_whole(*spare, *root_hash)
+                .map_err(stage),
+            Effect::RecordTrial {
+                spare,
+                version,
+                root_hash,
+                tries,
+                way,
+            } => {
+                let trial = Trial {
+                    boot_id: device
+                        .boot_id()
+                        .map_err(|source| esp("tell which boot this is", source))?,
+                    armed_at: self.clock.now(),
+                    slot: *spare,
+                    version: version.clone(),
+                    root_hash: *root_hash,
+                    tries: *tries,
+                    way: *way,
+                    older_verdict: records::read::<GateVerdict>(device, Record::Verdict)
+                        .map_err(record)?
+                        .map(|verdict| verdict.boot_id),
+                };
+                records::write(device, Record::Trial, &trial).map_err(record)
+            }
+            Effect::Arm {
+                version,
+                tries,
+                way,
+            } => {
+                let entry = counted(version, *tries, 0);
+                device
+                    .publish_temporary(&entry)
+                    .map_err(|source| esp("make the kernel image an entry", source))?;
+                ask_for(device, &entry, *way)?;
+                meter.complete();
+                Ok(())
+            }
+            Effect::Rearm { entry, tries, way } => {
+                let armed = counted(&entry.version, *tries, 0);
+                rename(device, entry, &armed)?;
+                ask_for(device, &armed, *way)?;
+                meter.complete();
+                Ok(())
+            }
+            Effect::PutBack { entry } => put_back(device, entry),
+            Effect::AskFor { entry } => ask_for(device, entry, Way::OneShot),
+
+            Effect::Demote { entry } => {
+                let done = entry.counter.map_or(0, |counter| counter.done);
+                rename(device, entry, &counted(&entry.version, 0, done))
+            }
+            Effect::Bless { entry } => {
+                let good = BootEntry {
+                    version: entry.version.clone(),
+                    counter: None,
+                };
+                rename(device, entry, &good)
+            }
+            Effect::RemoveBooted { version } => {
+                remove_entries(device, |entry| entry.version == *version)
+            }
+            Effect::MarkSettled => device
+                .mark_settled()
+                .map_err(|source| record(RecordError::Settled { source })),
+
+            Effect::RecordRollback(blame) => self.record_rollback(blame),
+            Effect::Bar {
+                version,
+                root_hash,
+                reason,
+            } => {
+                let barred = Barred {
+                    root_hash: *root_hash,
+                    version: version.clone(),
+                    reason: reason.clone(),
+                    when: self.clock.now(),
+                };
+                records::bar(device, &barred).map_err(record)
+            }
+            Effect::Forgive { root_hash } => records::forgive(device, root_hash).map_err(record),
+            Effect::RaiseFloor { version } => records::raise_floor(device, version).map_err(record),
+            Effect::Remember(note) => self.remember(note),
+            Effect::ForgetTrial => match notes {
+                Notes::Written => records::remove(device, Record::Trial).map_err(record),
+                // It is what the missing notes can be made from at the next start.
+                Notes::Missing => Ok(()),
+            },
+
+            Effect::Reboot => device.reboot().map_err(|source| esp("reboot", source)),
+        }?;
+        Ok(None)
+    }
+
+    fn bench<'a>(&'a mut self, order: &'a Order) -> Bench<'a, D, N> {
+        Bench {
+            device: &self.device,
+            network: &mut self.network,
+            meter: &order.meter,
+            stop: &order.stop,
+        }
+    }
+
+    fn record_rollback(&self, blame: &Blame) -> Result<(), Stopped> {
+        let complaint = &blame.complaint;
+        let rollback = Rollback {
+            version: blame.version.clone(),
+            root_hash: blame.root_hash,
+            check: complaint.check.clone(),
+            unit: complaint.unit.clone(),
+            reason: complaint.reason.clone(),
+            when: self.clock.now(),
+            lines: records::trim_lines(&complaint.lines),
+            tries: blame.tries,
+            armed_at: blame.armed_at,
+            boot_id: self.device.boot_id().unwrap_or_default(),
+        };
+        tracing::warn!(
+            version = %rollback.version, root_hash = %rollback.root_hash, check = rollback.check,
+            unit = rollback.unit, reason = rollback.reason, "a trial has failed"
+        );
+        records::write(&self.device, Record::LastRollback, &rollback).map_err(record)
+    }
+
+    fn remember(&self, note: &Note) -> Result<(), Stopped> {
+        let line = HistoryLine {
+            when: self.clock.now(),
+            event: note.event,
+            version: Some(note.version.clone()),
+            root_hash: Some(note.root_hash),
+            slot: note.slot,
+            message: note.message.clone(),
+        };
+        tracing::info!(event = line.event.as_str(), version = %note.version, "history");
+        records::remember(&self.device, &line).map_err(record)
+    }
+}
+
+/// Whether all notes of the order were written so far.
+#[derive(Debug, Clone, Copy)]
+enum Notes {
+    Written,
+    Missing,
+}
+
+/// On return nothing in the spare slot boots, whatever it holds. The entries go
+/// before the label, so that a cut in between is seen as a slot without entry.
+fn disarm(
+    device: &(impl BootControl + Slots),
+    spare: Slot,
+    booted: &Version,
+) -> Result<(), Stopped> {
+    remove_entries(device, |entry| entry.version != *booted)?;
+    device
+        .clear_one_shot()
+        .map_err(|source| esp("take back the wish for an entry", source))?;
+    device
+        .remove_temporary()
+        .map_err(|source| esp("remove an unfinished kernel image", source))?;
+    device.relabel(spare, None).map_err(|source| {
+        stage(StageError::Label {
+            slot: spare,
+            source,
+        })
+    })
+}
+
+fn remove_entries(
+    device: &impl BootControl,
+    which: impl Fn(&BootEntry) -> bool,
+) -> Result<(), Stopped> {
+    let entries = device
+        .entries()
+        .map_err(|source| esp("list the boot entries", source))?;
+    for entry in entries.iter().filter(|entry| which(entry)) {
+        device
+            .remove(entry)
+            .map_err(|source| esp("remove a boot entry", source))?;
+    }
+    Ok(())
+}
+
+fn put_back(device: &impl BootControl, good: &BootEntry) -> Result<(), Stopped> {
+    device
+        .clear_one_shot()
+        .map_err(|source| esp("take back the wish for an entry", source))?;
+    let entries = device
+        .entries()
+        .map_err(|source| esp("list the boot entries", source))?;
+    let now = entries.iter().find(|entry| entry.version == good.version);
+    now.map_or(Ok(()), |now| rename(device, now, good))
+}
+
+fn rename(device: &impl BootControl, from: &BootEntry, to: &BootEntry) -> Result<(), Stopped> {
+    if from == to {
+        return Ok(());
+    }
+    device
+        .rename(from, to)
+        .map_err(|source| esp("rename a boot entry", source))
+}
+
+fn ask_for(device: &impl BootControl, entry: &BootEntry, way: Way) -> Result<(), Stopped> {
+    match way {
+        Way::Order => Ok(()),
+        Way::OneShot => device
+            .set_one_shot(entry)
+            .map_err(|source| esp("ask the boot loader for an entry", source)),
+    }
+}
+
+fn counted(version: &Version, left: u32, done: u32) -> BootEntry {
+    BootEntry {
+        version: version.clone(),
+        counter: Some(Counter { left, done }),
+    }
+}
+
+fn stage(error: StageError) -> Stopped {
+    match &error {
+        StageError::Stopped => Stopped::Asked,
+        error => Stopped::Failed(Failure::from(error)),
+    }
+}
+
+fn esp(doing: &'static str, source: std::io::Error) -> Stopped {
+    stage(StageError::Esp { doing, source })
+}
+
+fn record(error: RecordError) -> Stopped {
+    Stopped::Failed(Failure::new(ErrorName::Internal, &error))
+}
+
+fn releases(error: ReleasesError) -> Stopped {
+    let name = match &error {
+        ReleasesError::Stopped => return Stopped::Asked,
+        ReleasesError::MetadataExpired { .. } => ErrorName::MetadataExpired,
+        ReleasesError::MetadataUntrusted { .. } => ErrorName::MetadataUntrusted,
+        ReleasesError::RepositoryUnreachable { .. } => ErrorName::RepositoryUnreachable,
+        ReleasesError::UnknownVersion { .. } => ErrorName::UnknownVersion,
+        ReleasesError::Local { .. } => ErrorName::Internal,
+    };
+    Stopped::Failed(Failure::new(name, &error))
+}
+
+/// The phase that a job shows while an effect is at work.
+const fn phase_of(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Refresh => "check",
+        Effect::Resolve { .. } => "resolve",
+        Effect::Disarm { .. } | Effect::CheckRoom { .. } => "disarm",
+        Effect::WriteTree { .. } => "tree",
+        Effect::WriteRoot { .. } => "root",
+        Effect::ReadBack { .. } | Effect::CheckWhole { .. } => "verify",
+        Effect::Label { .. } => "label",
+        Effect::WriteKernel { .. } => "kernel",
+        Effect::RecordTrial { .. }
+        | Effect::Arm { .. }
+        | Effect::Rearm { .. }
+        | Effect::AskFor { .. } => "arm",
+        Effect::PutBack { .. } | Effect::ForgetTrial => "clear",
+        Effect::Interrupt
+        | Effect::EndJob(_)
+        | Effect::Demote { .. }
+        | Effect::Bless { .. }
+        | Effect::RemoveBooted { .. }
+        | Effect::MarkSettled
+        | Effect::RecordRollback(_)
+        | Effect::Bar { .. }
+        | Effect::Forgive { .. }
+        | Effect::RaiseFloor { .. }
+        | Effect::Remember(_) => "record",
+        Effect::Reboot => "reboot",
+    }
+}
+
+/// An effect in the journal: its name without its payload.
+const fn name_of(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Interrupt => "interrupt",
+        Effect::EndJob(_) => "end-job",
+        Effect::Refresh => "refresh",
+        Effect::Resolve { .. } => "resolve",
+        Effect::Disarm { .. } => "disarm",
+        Effect::CheckRoom { .. } => "check-room",
+        Effect::WriteTree { .. } => "write-tree",
+        Effect::WriteRoot { .. } => "write-root",
+        Effect::ReadBack { .. } => "read-back",
+        Effect::Label { .. } => "label",
+        Effect::WriteKernel { .. } => "write-kernel",
+        Effect::CheckWhole { .. } => "check-whole",
+        Effect::RecordTrial { .. } => "record-trial",
+        Effect::Arm { .. } => "arm",
+        Effect::Rearm { .. } => "rearm",
+        Effect::PutBack { .. } => "put-back",
+        Effect::AskFor { .. } => "ask-for",
+        Effect::Demote { .. } => "demote",
+        Effect::Bless { .. } => "bless",
+        Effect::RemoveBooted { .. } => "remove-booted",
+        Effect::MarkSettled => "mark-settled",
+        Effect::RecordRollback(_) => "record-rollback",
+        Effect::Bar { .. } => "bar",
+        Effect::Forgive { .. } => "forgive",
+        Effect::RaiseFloor { .. } => "raise-floor",
+        Effect::Remember(_) => "remember",
+        Effect::ForgetTrial => "forget-trial",
+        Effect::Reboot => "reboot",
+    }
+}

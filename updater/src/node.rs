@@ -1,0 +1,147 @@
+//! What the daemon knows of its node: facts, read from disk and records,
+//! never changed by hand.
+
+use partition_layout::{BootEntry, RootHash, Slot, Version};
+
+use crate::records::{Barred, HistoryLine, Rollback, Trial};
+
+/// Everything that decisions rest on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub booted: Booted,
+    pub spare: Spare,
+    /// Whether the firmware keeps variables.
+    pub has_variables: bool,
+    /// This boot's id.
+    pub boot_id: String,
+    /// The oldest version accepted without force.
+    pub floor: Option<Version>,
+    pub barred: Vec<Barred>,
+    pub trial: Option<Trial>,
+    pub last_rollback: Option<Rollback>,
+    /// What happened, oldest first.
+    pub history: Vec<HistoryLine>,
+}
+
+/// The slot that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Booted {
+    pub slot: Slot,
+    pub version: Version,
+    pub root_hash: RootHash,
+    pub standing: Standing,
+    /// Its boot entry.
+    pub entry: Option<BootEntry>,
+}
+
+/// How far the booted slot is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its boot entry has no counter.
+    Good,
+    /// Its boot entry has a counter.
+    Trial { left: u32, done: u32 },
+    /// It has no boot entry any more: the next boot takes the other slot.
+    Condemned,
+}
+
+/// The slot that does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spare {
+    pub slot: Slot,
+    pub status: SlotStatus,
+    /// The release that its labels name.
+    pub held: Option<(Version, RootHash)>,
+    /// Its boot entry.
+    pub entry: Option<BootEntry>,
+    /// Bytes of its root partition; 0 when the disk has no such slot.
+    pub root_len: u64,
+    /// Bytes of its verity partition; 0 when the disk has no such slot.
+    pub verity_len: u64,
+}
+
+/// A slot in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotStatus {
+    /// Has passed its health gate, and boots without counting.
+    Good,
+    /// Runs, and its health gate has not spoken.
+    Trial,
+    /// Boots next, counted.
+    Armed,
+    /// Holds a release and cannot boot, or has no tries left.
+    Bad,
+    /// Holds nothing.
+    Empty,
+    /// Was good, and gave way to the other slot on request: a last resort.
+    Demoted,
+    /// Its labels make no sense.
+    Unknown,
+}
+
+impl SlotStatus {
+    /// Returns the word on the bus.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Trial => "trial",
+            Self::Armed => "armed",
+            Self::Bad => "bad",
+            Self::Empty => "empty",
+            Self::Demoted => "demoted",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Node {
+    /// Returns the mark against the image with this root hash, if it failed here.
+    pub fn barred(&self, root_hash: &RootHash) -> Option<&Barred> {
+        self.barred.iter().find(|each| each.root_hash == *root_hash)
+    }
+
+    /// Returns the status of the booted slot in one word.
+    pub const fn booted_status(&self) -> SlotStatus {
+        match self.booted.standing {
+            Standing::Good => SlotStatus::Good,
+            Standing::Trial { .. } => SlotStatus::Trial,
+            Standing::Condemned => SlotStatus::Bad,
+        }
+    }
+
+    /// Returns the release that the next reboot tries.
+    pub fn staged(&self) -> Option<(&Version, &RootHash)> {
+        match (self.booted.standing, self.spare.status, &self.spare.held) {
+            (Standing::Good, SlotStatus::Armed, Some((version, hash))) => Some((version, hash)),
+            (Standing::Good | Standing::Trial { .. } | Standing::Condemned, ..) => None,
+        }
+    }
+
+    /// Returns whether the boot loader has something to start in the spare slot.
+    pub const fn spare_boots(&self) -> bool {
+        match self.spare.status {
+            SlotStatus::Good | SlotStatus::Armed | SlotStatus::Demoted => true,
+            SlotStatus::Trial | SlotStatus::Bad | SlotStatus::Empty | SlotStatus::Unknown => false,
+        }
+    }
+
+    /// Returns how the boot loader is led to `version` in the spare slot: it
+    /// starts the newest release by itself, and an older one only when told.
+    pub fn way_to(&self, version: &Version) -> Way {
+        if *version < self.booted.version {
+            Way::OneShot
+        } else {
+            Way::Order
+        }
+    }
+}
+
+/// How the boot loader comes to start a trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// It is the newest, so it comes first.
+    Order,
+    /// A firmware variable asks for it, once.
+    OneShot,
+}
