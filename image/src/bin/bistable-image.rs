@@ -1,1 +1,115 @@
-fn main() {}
+//! Builds Bistable's images.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use image::build::{DiskChoice, Order, Origin, PackageChoice, build};
+use partition_layout::Version;
+use tracing_subscriber::EnvFilter;
+
+/// Builds operating system images and publishes them as releases.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build an image: root file system, hash tree, UKI and, if asked, a disk.
+    Build(Build),
+    #[command(flatten)]
+    Publish(image::repository::cli::Command),
+}
+
+#[derive(Debug, Args)]
+struct Build {
+    /// What the image is made of.
+    #[arg(long, value_name = "FILE")]
+    declaration: PathBuf,
+    /// Something to lay over the declaration; may be given again.
+    #[arg(long, value_name = "FILE")]
+    overlay: Vec<PathBuf>,
+    /// The version of the image.
+    #[arg(long, required_unless_present = "from_commit")]
+    version: Option<Version>,
+    /// The TUF root that the image trusts from its first boot.
+    #[arg(long, value_name = "FILE", required_unless_present = "from_commit")]
+    root_of_trust: Option<PathBuf>,
+    /// Make the image from this commit (or branch) of the OSTree repository, not from packages.
+    #[arg(long, value_name = "REV", conflicts_with_all = ["version", "root_of_trust"])]
+    from_commit: Option<String>,
+    /// The folder that holds the node's programs, bistable-init among them.
+    #[arg(long, value_name = "DIR")]
+    programs: PathBuf,
+    /// Where tools, packages and trees are kept from build to build.
+    #[arg(long, value_name = "DIR", default_value = "build")]
+    build_dir: PathBuf,
+    /// The folder that gets the image.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Make a disk image as well: disk.raw.
+    #[arg(long)]
+    disk: bool,
+    /// Use the packages that the mirrors offer now, not those of the last build.
+    #[arg(long)]
+    refresh_packages: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_writer(io::stderr)
+        .with_target(false)
+        .init();
+    match Cli::parse().command {
+        Command::Build(arguments) => build_image(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Publish(command) => Ok(command.run()),
+    }
+}
+
+fn build_image(arguments: Build) -> Result<()> {
+    let origin = match (arguments.from_commit, arguments.version, arguments.root_of_trust) {
+        (Some(commit), _, _) => Origin::Commit(commit),
+        (None, Some(version), Some(root_of_trust)) => Origin::Composed {
+            version,
+            root_of_trust,
+        },
+        (None, _, _) => anyhow::bail!("--version and --root-of-trust are needed"),
+    };
+    let order = Order {
+        declaration: arguments.declaration,
+        overlays: arguments.overlay,
+        origin,
+        programs: arguments.programs,
+        build_dir: arguments.build_dir,
+        out: arguments.out,
+        packages: if arguments.refresh_packages {
+            PackageChoice::Newest
+        } else {
+            PackageChoice::Known
+        },
+        disk: if arguments.disk {
+            DiskChoice::Raw
+        } else {
+            DiskChoice::None
+        },
+    };
+    let manifest = build(&order).context("no image was built")?;
+    writeln!(
+        io::stdout(),
+        "{} {}: root hash {}, root image {} bytes, UKI {} bytes",
+        order.out.display(),
+        manifest.version,
+        manifest.root_hash,
+        manifest.sizes.root,
+        manifest.sizes.uki,
+    )?;
+    Ok(())
+}

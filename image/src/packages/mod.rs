@@ -1,0 +1,12 @@
+//! Debian packages: which ones, from where, and what they hold. No package is
+//! installed and no maintainer script runs.
+
+mod archive;
+mod apt;
+mod lock;
+mod request;
+
+pub use apt::{ResolveError, resolve};
+pub use archive::{DownloadError, UnpackError, download, open_data, unpack_to_folder};
+pub use lock::{Lock, Package};
+pub use request::{Pin, Request, Source};
