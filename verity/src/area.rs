@@ -206,3 +206,83 @@ impl HashArea {
         &self.levels
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HashType;
+
+    fn params(data_block_size: u32, hash_block_size: u32) -> Params {
+        Params {
+            data_block_size,
+            hash_block_size,
+            salt: Vec::new(),
+            hash_type: HashType::Normal,
+        }
+    }
+
+    #[test]
+    fn levels_lie_from_the_root_down_behind_the_superblock() {
+        // data block, hash block, data blocks, offset; tree start, end, blocks per level
+        type Row = (u32, u32, u64, u64, u64, u64, &'static [u64]);
+        let table: [Row; 8] = [
+            (4096, 4096, 1, 0, 4096, 4096, &[]),
+            (4096, 4096, 2, 0, 4096, 8192, &[1]),
+            (4096, 4096, 128, 0, 4096, 8192, &[1]),
+            (4096, 4096, 129, 0, 4096, 16384, &[2, 1]),
+            (4096, 512, 1, 0, 512, 512, &[]),
+            (512, 65536, 2048, 0, 65536, 131_072, &[1]),
+            (4096, 4096, 128, 3584, 4096, 8192, &[1]),
+            (4096, 4096, 16385, 4096, 8192, 548_864, &[129, 2, 1]),
+        ];
+        for row in table {
+            let (data, hash, blocks, offset, start, end, levels) = row;
+            let superblock =
+                Superblock::new(params(data, hash), blocks, Uuid::nil()).expect("good");
+            let area = HashArea::with_superblock(&superblock, offset).expect("good");
+            let found: Vec<u64> = area.levels().iter().map(|level| level.blocks).collect();
+            assert_eq!(
+                (area.tree_start(), area.end(), &found[..]),
+                (start, end, levels),
+                "{row:?}"
+            );
+            assert_eq!(area.superblock(), Some((superblock, offset)), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_where_no_tree_can_lie_is_refused() {
+        let bare = |blocks, offset| HashArea::bare(params(4096, 4096), blocks, offset).map(drop);
+        let headed = |blocks, offset| {
+            let superblock =
+                Superblock::new(params(4096, 4096), blocks, Uuid::nil()).expect("good");
+            HashArea::with_superblock(&superblock, offset).map(drop)
+        };
+        assert_eq!(bare(0, 0), Err(BadArea::NoData));
+        assert_eq!(headed(0, 0), Err(BadArea::NoData));
+        assert_eq!(
+            bare(1, 512),
+            Err(BadArea::Offset {
+                offset: 512,
+                unit: 4096
+            })
+        );
+        assert_eq!(
+            headed(1, 100),
+            Err(BadArea::Offset {
+                offset: 100,
+                unit: 512
+            })
+        );
+        let last = u64::MAX - 511;
+        assert_eq!(headed(1, last), Err(BadArea::Overflow(1)));
+        for blocks in [1 << 51, 1 << 52, u64::MAX] {
+            assert_eq!(bare(blocks, 0), Err(BadArea::Overflow(blocks)));
+        }
+        let far = (1 << 63) - 4096;
+        assert_eq!(bare(1, far), Ok(()));
+        assert_eq!(bare(2, far), Err(BadArea::Overflow(2)));
+        let bad = HashArea::bare(params(1000, 4096), 1, 0).map(drop);
+        assert_eq!(bad, Err(BadArea::Params(BadParams::DataBlockSize(1000))));
+    }
+}

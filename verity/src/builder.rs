@@ -208,3 +208,78 @@ impl LevelBuffer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+    use crate::device::Discard;
+    use crate::oracle::{self, Case};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn it_does_not_matter_how_the_data_is_cut(
+            Case { data, area } in oracle::cases(),
+            cuts in vec(any::<Index>(), 0..20),
+        ) {
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(data.len() + 1)).collect();
+            cuts.sort_unstable();
+            let mut hash = Vec::new();
+            let mut builder = TreeBuilder::new(&area, &mut hash);
+            let mut start = 0;
+            for cut in cuts.into_iter().chain([data.len()]) {
+                builder.push(&data[start..cut]).expect("memory does not fail");
+                start = cut;
+            }
+            let root_hash = builder.finish().expect("all data was given");
+            let (expected, expected_root) = oracle::build(&data, &area);
+            prop_assert_eq!(root_hash, expected_root);
+            // Where the superblock would be stays as it was.
+            hash.resize(expected.len(), 0);
+            let header = expected.len() - oracle::len(area.end() - area.tree_start());
+            prop_assert!(hash[header..] == expected[header..]);
+        }
+
+        #[test]
+        fn other_data_than_the_tree_covers_has_no_root_hash(
+            Case { data, area } in oracle::cases(),
+            less: Index,
+        ) {
+            let mut builder = TreeBuilder::new(&area, Discard);
+            builder.push(&data[..less.index(data.len())]).expect("memory does not fail");
+            let short = matches!(builder.finish(), Err(BuildError::TooLittleData { .. }));
+            prop_assert!(short);
+
+            let mut builder = TreeBuilder::new(&area, Discard);
+            builder.push(&data).expect("memory does not fail");
+            let block = &data[..area.params().data_block_size as usize];
+            let long = matches!(builder.push(block), Err(BuildError::TooMuchData { .. }));
+            prop_assert!(long);
+        }
+    }
+
+    #[test]
+    fn many_tiny_blocks_need_no_more_than_one_run_per_level() {
+        let params = crate::Params {
+            data_block_size: 512,
+            hash_block_size: 512,
+            salt: Vec::new(),
+            hash_type: crate::HashType::Normal,
+        };
+        let area = HashArea::bare(params, 1 << 21, 0).expect("a possible tree");
+        let mut builder = TreeBuilder::new(&area, Discard);
+        for _ in 0..3000 {
+            builder
+                .push_digests(&[0; 32 * 64])
+                .expect("nothing is written");
+        }
+        for level in &builder.levels {
+            assert!(level.bytes.capacity() <= RUN, "{}", level.bytes.capacity());
+        }
+    }
+}

@@ -1,15 +1,33 @@
 //! The data in pieces that one core reads and hashes at a time.
 
 use std::io;
+use std::num::NonZeroUsize;
+use std::thread;
 
 use crate::area::HashArea;
 use crate::device::ReadAt;
 use crate::params::DIGEST_SIZE;
 
-/// Bytes that a core reads at once.
-const CHUNK: u64 = 1024 * 1024;
+/// Who reads and hashes, and in what portions. No result depends on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Workers {
+    pub(crate) cores: NonZeroUsize,
+    /// Bytes that a core reads at once; from 128 KiB to 2 MiB it made no
+    /// difference to the throughput.
+    pub(crate) portion: u64,
+}
 
-/// How the data of a tree is divided: whole blocks, about [`CHUNK`] bytes each.
+impl Workers {
+    /// All cores that this process may use.
+    pub(crate) fn all() -> Self {
+        Self {
+            cores: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            portion: 1024 * 1024,
+        }
+    }
+}
+
+/// How the data of a tree is divided: whole blocks, one portion each.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chunks {
     block_size: u64,
@@ -29,12 +47,12 @@ pub(crate) struct Chunk {
 }
 
 impl Chunks {
-    pub(crate) fn of(area: &HashArea) -> Self {
+    pub(crate) fn of(area: &HashArea, workers: Workers) -> Self {
         let block_size = u64::from(area.params().data_block_size);
         Self {
             block_size,
             data_blocks: area.data_blocks(),
-            blocks_each: CHUNK / block_size,
+            blocks_each: (workers.portion / block_size).max(1),
         }
     }
 

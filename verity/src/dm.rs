@@ -254,3 +254,201 @@ pub fn activate(
         Err(undo) => ActivateError::Stuck { name, source, undo },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{HashArea, HashType, OnCorruption, Params};
+
+    /// A device-mapper that remembers its devices and can fail at the n-th call.
+    #[derive(Default)]
+    struct FakeDm {
+        devices: Vec<(DmName, Option<String>, bool)>,
+        calls: usize,
+        fail_from: Option<usize>,
+        fail_once: bool,
+    }
+
+    impl FakeDm {
+        fn call(&mut self, operation: Operation, name: &DmName) -> Result<(), DmError> {
+            let call = self.calls;
+            self.calls += 1;
+            let fails = self
+                .fail_from
+                .is_some_and(|from| call == from || (call > from && !self.fail_once));
+            if fails {
+                let (name, source) = (name.clone(), io::ErrorKind::Other.into());
+                return Err(DmError::Failed {
+                    operation,
+                    name,
+                    source,
+                });
+            }
+            Ok(())
+        }
+
+        fn device(&mut self, name: &DmName) -> &mut (DmName, Option<String>, bool) {
+            self.devices
+                .iter_mut()
+                .find(|device| device.0 == *name)
+                .expect("it was made")
+        }
+    }
+
+    impl Dm for FakeDm {
+        fn create(&mut self, name: &DmName) -> Result<DeviceNumber, DmError> {
+            self.call(Operation::Create, name)?;
+            self.devices.push((name.clone(), None, false));
+            Ok(DeviceNumber {
+                major: 252,
+                minor: 7,
+            })
+        }
+
+        fn load(&mut self, name: &DmName, table: &VerityTable) -> Result<(), DmError> {
+            self.call(Operation::Load, name)?;
+            self.device(name).1 = Some(table.to_string());
+            Ok(())
+        }
+
+        fn resume(&mut self, name: &DmName) -> Result<(), DmError> {
+            self.call(Operation::Resume, name)?;
+            assert!(self.device(name).1.is_some(), "resumed without a table");
+            self.device(name).2 = true;
+            Ok(())
+        }
+
+        fn remove(&mut self, name: &DmName) -> Result<(), DmError> {
+            self.call(Operation::Remove, name)?;
+            self.devices.retain(|device| device.0 != *name);
+            Ok(())
+        }
+
+        fn status(&mut self, name: &DmName) -> Result<DeviceStatus, DmError> {
+            self.call(Operation::Status, name)?;
+            let (_, _, active) = *self.device(name);
+            let device = DeviceNumber {
+                major: 252,
+                minor: 7,
+            };
+            Ok(DeviceStatus {
+                device,
+                open_count: 0,
+                read_only: true,
+                active,
+                targets: Vec::new(),
+            })
+        }
+    }
+
+    fn table() -> VerityTable {
+        let params = Params {
+            data_block_size: 4096,
+            hash_block_size: 4096,
+            salt: Vec::new(),
+            hash_type: HashType::Normal,
+        };
+        let area = HashArea::bare(params, 2, 0).expect("good");
+        let device = |minor| DeviceNumber { major: 254, minor };
+        VerityTable::new(
+            device(1),
+            device(2),
+            area,
+            partition_layout::RootHash::new([0; 32]),
+        )
+        .on_corruption(OnCorruption::Restart)
+    }
+
+    fn name() -> DmName {
+        DmName::parse("root").expect("good")
+    }
+
+    #[test]
+    fn an_activated_device_serves_its_table() {
+        let mut dm = FakeDm::default();
+        let device = activate(&mut dm, &name(), &table()).expect("nothing fails");
+        assert_eq!(
+            device,
+            DeviceNumber {
+                major: 252,
+                minor: 7
+            }
+        );
+        assert_eq!(dm.devices, [(name(), Some(table().to_string()), true)]);
+        assert!(dm.status(&name()).expect("nothing fails").active);
+    }
+
+    #[test]
+    fn whichever_step_fails_no_device_is_left_behind() {
+        for fail_from in 0..3 {
+            let mut dm = FakeDm {
+                fail_from: Some(fail_from),
+                fail_once: true,
+                ..FakeDm::default()
+            };
+            let outcome = activate(&mut dm, &name(), &table());
+            assert!(
+                matches!(outcome, Err(ActivateError::Failed { .. })),
+                "{outcome:?}"
+            );
+            assert_eq!(dm.devices, [], "step {fail_from}");
+        }
+    }
+
+    #[test]
+    fn a_failure_that_cannot_be_undone_is_told_with_both_causes() {
+        let mut dm = FakeDm {
+            fail_from: Some(1),
+            ..FakeDm::default()
+        };
+        let outcome = activate(&mut dm, &name(), &table());
+        let Err(ActivateError::Stuck { source, undo, .. }) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert!(matches!(
+            source,
+            DmError::Failed {
+                operation: Operation::Load,
+                ..
+            }
+        ));
+        assert!(matches!(
+            undo,
+            DmError::Failed {
+                operation: Operation::Remove,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn only_what_can_stand_in_dev_mapper_is_a_name() {
+        for good in ["root", "usr-verity_1.2", &"n".repeat(127)] {
+            assert_eq!(DmName::parse(good).expect("good").as_str(), good);
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "control",
+            "a/b",
+            "a b",
+            "a\0",
+            "\u{e4}",
+            &"n".repeat(128),
+        ] {
+            assert_eq!(DmName::parse(bad), Err(BadName(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn device_numbers_are_read_as_sysfs_writes_them() {
+        let number: DeviceNumber = "254:3\n".parse().expect("good");
+        assert_eq!(number.to_string(), "254:3");
+        for bad in ["", "254", "254:", ":3", "a:b", "1:2:3", "-1:2"] {
+            assert!(bad.parse::<DeviceNumber>().is_err(), "{bad}");
+        }
+        let null = File::open("/dev/null").expect("every Linux has it");
+        assert!(matches!(DeviceNumber::of(&null), Err(NotADevice::Other)));
+    }
+}

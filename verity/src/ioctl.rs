@@ -359,3 +359,178 @@ unsafe impl Ioctl for Call<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{HashArea, HashType, Params};
+
+    fn name() -> DmName {
+        DmName::parse("root").expect("good")
+    }
+
+    fn table() -> VerityTable {
+        let params = Params {
+            data_block_size: 4096,
+            hash_block_size: 4096,
+            salt: vec![0xab; 32],
+            hash_type: HashType::Normal,
+        };
+        let area = HashArea::bare(params, 300, 4096).expect("good");
+        let device = |minor| DeviceNumber { major: 254, minor };
+        VerityTable::new(
+            device(1),
+            device(2),
+            area,
+            partition_layout::RootHash::new([0xcd; 32]),
+        )
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_the_kernel_header() {
+        let table = [
+            (Operation::Create, 0xc138_fd03),
+            (Operation::Remove, 0xc138_fd04),
+            (Operation::Resume, 0xc138_fd06),
+            (Operation::Load, 0xc138_fd09),
+            (Operation::Status, 0xc138_fd0c),
+        ];
+        for (operation, expected) in table {
+            assert_eq!(number(operation), expected, "{operation}");
+        }
+    }
+
+    fn u32_at(bytes: &[u8], at: usize) -> u32 {
+        u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+    }
+
+    #[test]
+    fn a_request_names_its_device_its_size_and_nothing_else() {
+        let request = Request::new(Operation::Create, &name());
+        let bytes = &request.bytes;
+        assert_eq!(
+            [u32_at(bytes, 0), u32_at(bytes, 4), u32_at(bytes, 8)],
+            [4, 0, 0]
+        );
+        assert_eq!(u32_at(bytes, 12) as usize, bytes.len());
+        assert_eq!(u32_at(bytes, 16), 312);
+        assert_eq!(u32_at(bytes, 28), 1, "read-only");
+        assert_eq!(&bytes[48..53], b"root\0");
+        let rest = bytes[32..48].iter().chain(&bytes[53..]);
+        assert!(rest.chain(&bytes[20..28]).all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn a_loaded_table_is_one_verity_target_over_all_sectors() {
+        let request = Request::load(&name(), &table());
+        let bytes = &request.bytes;
+        assert_eq!(u32_at(bytes, 12) as usize, bytes.len());
+        assert_eq!(u32_at(bytes, 20), 1, "targets");
+        let target = &bytes[312..];
+        assert_eq!(target[..8], 0_u64.to_ne_bytes());
+        assert_eq!(target[8..16], 2400_u64.to_ne_bytes());
+        assert_eq!(&target[24..40], b"verity\0\0\0\0\0\0\0\0\0\0");
+        let text = table().to_string();
+        assert_eq!(&target[40..40 + text.len()], text.as_bytes());
+        assert_eq!(target[40 + text.len()], 0);
+        let next = u32_at(target, 20) as usize;
+        assert!(next.is_multiple_of(8) && next > 40 + text.len());
+    }
+
+    /// An answer as `retrieve_status` of the kernel lays it out.
+    fn answer(flags: u32, dev: u64, targets: &[(u64, u64, &str, &str)]) -> Answer {
+        let Request {
+            operation,
+            name,
+            mut bytes,
+        } = Request::new(Operation::Status, &name());
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(20, &size(targets.len()).to_ne_bytes());
+        put(24, &3_i32.to_ne_bytes());
+        put(28, &flags.to_ne_bytes());
+        put(40, &dev.to_ne_bytes());
+        let mut at = 312;
+        for (start, sectors, kind, text) in targets {
+            let next = (at + 40 + text.len() + 1).next_multiple_of(8);
+            put(at, &start.to_ne_bytes());
+            put(at + 8, &sectors.to_ne_bytes());
+            put(at + 20, &size(next - 312).to_ne_bytes());
+            put(at + 24, kind.as_bytes());
+            put(at + 40, text.as_bytes());
+            at = next;
+        }
+        Answer {
+            operation,
+            name,
+            bytes,
+        }
+    }
+
+    #[test]
+    fn a_status_is_read_target_by_target() {
+        let targets = [(0, 2400, "verity", "V"), (2400, 8, "linear", "")];
+        // 252:300 as the kernel's huge_encode_dev writes it.
+        let status = answer(READONLY | ACTIVE_PRESENT, 0x10_fc2c, &targets).status();
+        let status = status.expect("a sound answer");
+        assert_eq!(
+            status.device,
+            DeviceNumber {
+                major: 252,
+                minor: 300
+            }
+        );
+        assert_eq!(
+            (status.open_count, status.read_only, status.active),
+            (3, true, true)
+        );
+        let found: Vec<_> = status
+            .targets
+            .iter()
+            .map(|it| (it.start, it.sectors, it.kind.as_str(), it.text.as_str()))
+            .collect();
+        assert_eq!(found, targets);
+    }
+
+    #[test]
+    fn an_answer_that_did_not_fit_is_an_error() {
+        let status = answer(BUFFER_FULL, 0, &[]).status();
+        assert!(matches!(status, Err(DmError::Answer { .. })), "{status:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(
+            changes in vec((0_usize..500, any::<u8>()), 0..10),
+            cut in 0_usize..1000,
+        ) {
+            let mut answer = answer(0, 0, &[(0, 8, "verity", "V"), (8, 8, "verity", "C")]);
+            for (at, byte) in changes {
+                answer.bytes[at] = byte;
+            }
+            answer.bytes.truncate(cut);
+            drop(answer.status());
+            drop(answer.device());
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_the_device_mapper_refuses() {
+        let mut dm = KernelDm::open(Path::new("/dev/null")).expect("every Linux has it");
+        let error = dm.create(&name());
+        assert!(
+            matches!(
+                &error,
+                Err(DmError::Failed {
+                    operation: Operation::Create,
+                    ..
+                })
+            ),
+            "{error:?}"
+        );
+        let error = KernelDm::open(Path::new("/dev/mapper/none")).map(drop);
+        assert!(matches!(error, Err(DmError::Open { .. })), "{error:?}");
+    }
+}

@@ -25,6 +25,8 @@ mod digest;
 mod dm;
 mod format;
 mod ioctl;
+#[cfg(test)]
+mod oracle;
 mod params;
 mod pipeline;
 mod superblock;

@@ -9,11 +9,6 @@ use std::thread;
 /// memory; fewer would stall the fast core behind the slow one.
 const AHEAD: usize = 8;
 
-/// The cores that this process may use.
-pub(crate) fn cores() -> NonZeroUsize {
-    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
-}
-
 /// Calls `work` for the chunks `0..chunks` on `cores` threads, each with state
 /// of its own, and `take` with every result in order of the chunks.
 ///
@@ -133,5 +128,104 @@ impl<T, E, F> Drop for StopOnPanic<'_, T, E, F> {
             self.0.lock().stopped = true;
             self.0.moved.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    fn cores(number: usize) -> NonZeroUsize {
+        NonZeroUsize::new(number).expect("from one on")
+    }
+
+    /// Work whose amount differs from chunk to chunk, so that they end out of order.
+    fn uneven(chunk: u64) -> u64 {
+        (0..(chunk * 7919) % 500).fold(chunk, |sum, n| std::hint::black_box(sum ^ n ^ n))
+    }
+
+    #[test]
+    fn results_come_in_order_whoever_is_faster() {
+        for number in 1..=5 {
+            let mut taken = Vec::new();
+            let work = |_: &mut (), chunk| Ok::<_, ()>(uneven(chunk));
+            in_order(
+                cores(number),
+                1000,
+                || (),
+                work,
+                |result| {
+                    taken.push(result);
+                    Ok(())
+                },
+            )
+            .expect("nothing fails");
+            assert_eq!(taken, (0..1000).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_first_error_in_order_is_the_one_reported() {
+        for number in 1..=5 {
+            let mut taken = 0;
+            let work = |_: &mut (), chunk| {
+                if uneven(chunk) >= 333 {
+                    Err(chunk)
+                } else {
+                    Ok(())
+                }
+            };
+            let outcome = in_order(
+                cores(number),
+                1000,
+                || (),
+                work,
+                |()| {
+                    taken += 1;
+                    Ok(())
+                },
+            );
+            assert_eq!((outcome, taken), (Err(333), 333));
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_taker_ends_the_work() {
+        let done = AtomicU64::new(0);
+        let work = |_: &mut (), chunk| {
+            done.fetch_add(1, Ordering::Relaxed);
+            Ok(chunk)
+        };
+        let take = |chunk| if chunk == 10 { Err("full") } else { Ok(()) };
+        assert_eq!(in_order(cores(3), u64::MAX, || (), work, take), Err("full"));
+        assert!(done.into_inner() < 1000);
+    }
+
+    #[test]
+    fn no_core_runs_ahead_of_a_slow_one_without_bound() {
+        let (taken, far) = (AtomicU64::new(0), AtomicU64::new(0));
+        let work = |_: &mut (), chunk: u64| {
+            far.fetch_max(chunk - taken.load(Ordering::SeqCst), Ordering::SeqCst);
+            Ok::<_, ()>(uneven(chunk))
+        };
+        let take = |_| {
+            taken.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        };
+        in_order(cores(4), 5000, || (), work, take).expect("nothing fails");
+        assert!(far.into_inner() <= 4 * AHEAD as u64);
+    }
+
+    #[test]
+    fn a_panic_is_passed_on_and_nobody_waits_for_ever() {
+        let work = |_: &mut (), chunk| {
+            assert_ne!(chunk, 5, "planted");
+            Ok::<_, ()>(())
+        };
+        let run = || in_order(cores(4), u64::MAX, || (), work, |()| Ok(()));
+        assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
     }
 }

@@ -158,3 +158,116 @@ impl Fields<'_> {
         Ok(*field)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+    use crate::{HashArea, VerifiedTree};
+
+    fn superblocks() -> impl Strategy<Value = Superblock> {
+        (
+            9_u32..=16,
+            9_u32..=16,
+            vec(any::<u8>(), 0..=256),
+            any::<(bool, u64, u128)>(),
+        )
+            .prop_map(
+                |(data_bits, hash_bits, salt, (normal, data_blocks, uuid))| {
+                    let params = Params {
+                        data_block_size: 1 << data_bits,
+                        hash_block_size: 1 << hash_bits,
+                        salt,
+                        hash_type: if normal {
+                            HashType::Normal
+                        } else {
+                            HashType::ChromeOs
+                        },
+                    };
+                    Superblock::new(params, data_blocks, Uuid::from_u128(uuid)).expect("good")
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn a_superblock_survives_the_disk(superblock in superblocks()) {
+            prop_assert_eq!(Superblock::parse(&superblock.to_bytes()), Ok(superblock));
+        }
+
+        #[test]
+        fn hostile_superblocks_never_panic_nor_take_memory(
+            superblock in superblocks(),
+            changes in vec((any::<Index>(), any::<u8>()), 0..8),
+            cut in 0_usize..2000,
+            root in any::<[u8; 32]>(),
+        ) {
+            let mut device = superblock.to_bytes().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(device.len());
+                device[at] = byte;
+            }
+            device.resize(cut, 0);
+            if let Ok(area) = HashArea::read(&device, 0) {
+                let root_hash = partition_layout::RootHash::new(root);
+                // No tree of zeros has this root hash.
+                let tree = VerifiedTree::open(&device, area.clone(), &root_hash);
+                prop_assert!(area.hash_blocks() == 0 || tree.is_err() || area.levels().len() == 1);
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_that_is_not_ours_is_named() {
+        let params = Params {
+            data_block_size: 4096,
+            hash_block_size: 4096,
+            salt: vec![0xab; 256],
+            hash_type: HashType::Normal,
+        };
+        let good = Superblock::new(params, 7, Uuid::max()).expect("good");
+        let with = |at: usize, bytes: &[u8]| {
+            let mut changed = good.to_bytes();
+            changed[at..at + bytes.len()].copy_from_slice(bytes);
+            Superblock::parse(&changed)
+        };
+        use BadSuperblock as Bad;
+        assert_eq!(
+            with(511, &[1]).as_ref(),
+            Ok(&good),
+            "padding is not looked at"
+        );
+        let table: [(usize, &[u8], BadSuperblock); 11] = [
+            (0, b"V", Bad::Signature),
+            (7, b"x", Bad::Signature),
+            (8, &[2], Bad::Version(2)),
+            (12, &[2], Bad::HashType(2)),
+            (32, b"sha512\0", Bad::Algorithm("sha512".into())),
+            (32, b"sha256x\0", Bad::Algorithm("sha256x".into())),
+            (32, &[b'a'; 32], Bad::Algorithm("a".repeat(32))),
+            (
+                64,
+                &[0, 2, 1, 0],
+                Bad::Params(BadParams::DataBlockSize(0x1_0200)),
+            ),
+            (
+                68,
+                &[0, 1, 0, 0],
+                Bad::Params(BadParams::HashBlockSize(256)),
+            ),
+            (
+                68,
+                &[0, 0, 2, 0],
+                Bad::Params(BadParams::HashBlockSize(131_072)),
+            ),
+            (80, &[1, 1], Bad::Params(BadParams::SaltSize(257))),
+        ];
+        for (at, bytes, expected) in table {
+            assert_eq!(with(at, bytes), Err(expected), "byte {at}");
+        }
+        assert_eq!(Superblock::parse(&[0; 511]), Err(Bad::Short(511)));
+    }
+}

@@ -132,3 +132,85 @@ impl fmt::Display for VerityTable {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{HashType, Params, Superblock};
+
+    const ROOT: &str = "4a13074ba81fa6965a65a10c7fc81500a282fae587b84211029a277577d55b8a";
+
+    fn area(data: u32, hash: u32, salt: &[u8], hash_type: HashType) -> HashArea {
+        let params = Params {
+            data_block_size: data,
+            hash_block_size: hash,
+            salt: salt.to_vec(),
+            hash_type,
+        };
+        let superblock = Superblock::new(params, 300, uuid::Uuid::nil()).expect("good");
+        HashArea::with_superblock(&superblock, 0).expect("good")
+    }
+
+    fn table(area: HashArea) -> VerityTable {
+        let root_hash = RootHash::parse(ROOT).expect("good");
+        let device = |minor| DeviceNumber { major: 254, minor };
+        VerityTable::new(device(2), device(3), area, root_hash)
+    }
+
+    #[test]
+    fn the_line_is_the_one_that_the_kernel_documents() {
+        let product = || area(4096, 4096, &[0xab, 0xcd], HashType::Normal);
+        let restart = OnCorruption::Restart;
+        let rows: [(VerityTable, String); 6] = [
+            (
+                table(product()),
+                format!("1 254:2 254:3 4096 4096 300 1 sha256 {ROOT} abcd"),
+            ),
+            (
+                table(product()).on_corruption(restart),
+                format!("1 254:2 254:3 4096 4096 300 1 sha256 {ROOT} abcd 1 restart_on_corruption"),
+            ),
+            (
+                table(product())
+                    .on_corruption(restart)
+                    .on_corruption(OnCorruption::Panic),
+                format!("1 254:2 254:3 4096 4096 300 1 sha256 {ROOT} abcd 1 panic_on_corruption"),
+            ),
+            (
+                table(product())
+                    .ignore_zero_blocks()
+                    .check_at_most_once()
+                    .on_corruption(restart),
+                format!(
+                    "1 254:2 254:3 4096 4096 300 1 sha256 {ROOT} abcd \
+                     3 restart_on_corruption ignore_zero_blocks check_at_most_once"
+                ),
+            ),
+            (
+                table(product()).ignore_zero_blocks().ignore_zero_blocks(),
+                format!("1 254:2 254:3 4096 4096 300 1 sha256 {ROOT} abcd 1 ignore_zero_blocks"),
+            ),
+            (
+                table(area(1024, 512, &[], HashType::ChromeOs)),
+                format!("0 254:2 254:3 1024 512 300 1 sha256 {ROOT} -"),
+            ),
+        ];
+        for (table, expected) in rows {
+            assert_eq!(table.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_tree_further_in_is_counted_in_hash_blocks_and_the_device_in_sectors() {
+        let params = Params {
+            data_block_size: 4096,
+            hash_block_size: 1024,
+            salt: Vec::new(),
+            hash_type: HashType::Normal,
+        };
+        let area = HashArea::bare(params, 300, 5120).expect("good");
+        let table = table(area);
+        assert!(table.to_string().contains(" 300 5 sha256 "), "{table}");
+        assert_eq!(table.sectors(), 2400);
+    }
+}

@@ -252,3 +252,192 @@ impl Path {
             .is_some_and(|proved| proved.number == Some(block))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+    use crate::oracle::{self, Case};
+    use crate::{HashType, Params};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_block_is_the_same_only_in_its_own_place(
+            Case { data, area } in oracle::cases(),
+            asked in vec((any::<Index>(), any::<Index>()), 1..30),
+        ) {
+            let (hash, root_hash) = oracle::build(&data, &area);
+            let size = area.params().data_block_size as usize;
+            let blocks: Vec<&[u8]> = data.chunks(size).collect();
+            let tree = VerifiedTree::open(&hash, area, &root_hash).expect("the tree is good");
+            for (place, other) in asked {
+                let (place, other) = (place.index(blocks.len()), other.index(blocks.len()));
+                let expected = if blocks[place] == blocks[other] { Match::Same } else { Match::Different };
+                let found = tree.check_block(place as u64, blocks[other]).expect("the tree is good");
+                prop_assert_eq!(found, expected);
+                let short = tree.check_block(place as u64, &blocks[place][1..]).expect("the tree is good");
+                prop_assert_eq!(short, Match::Different);
+            }
+            let beyond = tree.leaf(blocks.len() as u64);
+            let named = matches!(beyond, Err(TreeError::NoSuchBlock { .. }));
+            prop_assert!(named);
+        }
+
+        #[test]
+        fn a_tree_whose_upper_levels_are_bad_does_not_open(
+            Case { data, area } in oracle::cases(),
+            at: Index,
+            flip in 1_u8..,
+        ) {
+            let (mut hash, root_hash) = oracle::build(&data, &area);
+            prop_assume!(area.levels().len() > 1);
+            let (start, end) = (oracle::len(area.tree_start()), oracle::len(area.levels()[0].start));
+            hash[start + at.index(end - start)] ^= flip;
+            let opened = VerifiedTree::open(&hash, area, &root_hash);
+            let named = matches!(opened, Err(TreeError::Corrupted { level: 1.., .. }));
+            prop_assert!(named);
+        }
+    }
+
+    fn params() -> Params {
+        Params {
+            data_block_size: 512,
+            hash_block_size: 512,
+            salt: vec![1, 2, 3],
+            hash_type: HashType::Normal,
+        }
+    }
+
+    struct Counting<'a> {
+        bytes: &'a [u8],
+        reads: AtomicUsize,
+    }
+
+    impl ReadAt for Counting<'_> {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            self.bytes.read_exact_at(buf, offset)
+        }
+    }
+
+    #[test]
+    fn in_order_every_hash_block_is_read_once_and_only_one_per_level_is_held() {
+        let area = HashArea::bare(params(), 4096, 0).expect("a possible tree");
+        assert_eq!(
+            area.levels()
+                .iter()
+                .map(|level| level.blocks)
+                .collect::<Vec<_>>(),
+            [256, 16, 1]
+        );
+        let (hash, root_hash) = oracle::build(&vec![0; 4096 * 512], &area);
+        let device = Counting {
+            bytes: &hash,
+            reads: AtomicUsize::new(0),
+        };
+        let tree = VerifiedTree::open(device, area, &root_hash).expect("the tree is good");
+        assert_eq!(tree.device.reads.swap(0, Ordering::Relaxed), 17);
+        for block in 0..4096 {
+            tree.leaf(block).expect("the tree is good");
+        }
+        assert_eq!(tree.device.reads.load(Ordering::Relaxed), 273);
+        let path = tree.path.lock().expect("nothing has panicked");
+        assert_eq!(path.0.len(), 3);
+        assert!(path.0.iter().all(|proved| proved.bytes.capacity() == 512));
+    }
+
+    /// A disk that other hands write to while the tree is open.
+    struct Changing(Mutex<Vec<u8>>);
+
+    impl ReadAt for Changing {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            self.0
+                .lock()
+                .expect("nothing has panicked")
+                .read_exact_at(buf, offset)
+        }
+    }
+
+    #[test]
+    fn a_block_that_changes_after_opening_is_not_believed() {
+        let area = HashArea::bare(params(), 4096, 0).expect("a possible tree");
+        let (hash, root_hash) = oracle::build(&vec![0; 4096 * 512], &area);
+        let tree = VerifiedTree::open(Changing(Mutex::new(hash)), area.clone(), &root_hash)
+            .expect("the tree is good");
+        let change = |level: usize, block: usize| {
+            let at = oracle::len(area.levels()[level].start) + block * 512;
+            tree.device.0.lock().expect("nothing has panicked")[at] ^= 1;
+        };
+        change(0, 100);
+        let error = tree.leaf(1600);
+        assert!(
+            matches!(
+                error,
+                Err(TreeError::Corrupted {
+                    level: 0,
+                    block: 100,
+                    ..
+                })
+            ),
+            "{error:?}"
+        );
+        // A failure leaves nothing unproved behind.
+        let error = tree.leaf(1600);
+        assert!(
+            matches!(
+                error,
+                Err(TreeError::Corrupted {
+                    level: 0,
+                    block: 100,
+                    ..
+                })
+            ),
+            "{error:?}"
+        );
+        assert!(tree.leaf(1599).is_ok());
+        change(0, 100);
+        assert!(tree.leaf(1600).is_ok());
+        change(1, 2);
+        let error = tree.leaf(512);
+        assert!(
+            matches!(
+                error,
+                Err(TreeError::Corrupted {
+                    level: 1,
+                    block: 2,
+                    ..
+                })
+            ),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn data_in_the_spare_area_is_refused_even_when_the_root_hash_covers_it() {
+        let area = HashArea::bare(params(), 3, 0).expect("a possible tree");
+        let (mut hash, _) = oracle::build(&[0; 3 * 512], &area);
+        hash[3 * 32] = 1;
+        let root_hash = RootHash::new(Sha256::digest([&[1, 2, 3], &hash[..]].concat()).into());
+        let tree = VerifiedTree::open(&hash, area, &root_hash).expect("leaves are not read yet");
+        let error = tree.leaf(0);
+        assert!(
+            matches!(
+                error,
+                Err(TreeError::SpareNotZero {
+                    level: 0,
+                    block: 0,
+                    offset: 0
+                })
+            ),
+            "{error:?}"
+        );
+    }
+}

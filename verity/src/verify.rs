@@ -1,12 +1,11 @@
 //! Checks data and tree against a root hash on all cores.
 
 use std::io;
-use std::num::NonZeroUsize;
 
 use partition_layout::RootHash;
 
 use crate::area::HashArea;
-use crate::chunks::{Chunk, Chunks};
+use crate::chunks::{Chunk, Chunks, Workers};
 use crate::device::ReadAt;
 use crate::params::DIGEST_SIZE;
 use crate::pipeline;
@@ -55,11 +54,11 @@ pub fn verify_with_progress(
     root_hash: &RootHash,
     progress: impl FnMut(u64) + Send,
 ) -> Result<(), VerifyError> {
-    verify_on(pipeline::cores(), data, hash, area, root_hash, progress)
+    verify_on(Workers::all(), data, hash, area, root_hash, progress)
 }
 
 fn verify_on(
-    cores: NonZeroUsize,
+    workers: Workers,
     data: &impl ReadAt,
     hash: &impl ReadAt,
     area: &HashArea,
@@ -67,9 +66,9 @@ fn verify_on(
     mut progress: impl FnMut(u64) + Send,
 ) -> Result<(), VerifyError> {
     let tree = VerifiedTree::open(hash, area.clone(), root_hash).map_err(VerifyError::Tree)?;
-    let chunks = Chunks::of(area);
+    let chunks = Chunks::of(area, workers);
     pipeline::in_order(
-        cores,
+        workers.cores,
         chunks.count(),
         || Worker {
             tree: &tree,
@@ -121,5 +120,148 @@ impl<H: ReadAt> Worker<'_, H> {
             }
         }
         Ok(offset + len as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+    use crate::oracle::{self, Case};
+
+    /// The name that a bad byte of the tree must be given.
+    fn tree_block(area: &HashArea, byte: u64) -> (usize, u64, u64) {
+        let size = u64::from(area.params().hash_block_size);
+        let (number, level) = area
+            .levels()
+            .iter()
+            .enumerate()
+            .find(|(_, level)| byte >= level.start && byte < level.start + level.blocks * size)
+            .expect("the byte is in the tree");
+        let block = (byte - level.start) / size;
+        (number, block, level.start + block * size)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_whole_is_found_good_and_progress_ends_at_the_end(
+            Case { data, area } in oracle::cases(),
+            workers in oracle::workers(),
+        ) {
+            let (hash, root_hash) = oracle::build(&data, &area);
+            let mut seen = vec![0];
+            let outcome = verify_on(workers, &data, &hash, &area, &root_hash, |good| seen.push(good));
+            prop_assert!(outcome.is_ok(), "{:?}", outcome);
+            prop_assert!(seen.is_sorted());
+            prop_assert_eq!(seen.last().copied(), Some(area.data_len()));
+        }
+
+        #[test]
+        fn any_flipped_byte_of_the_data_is_found_and_named(
+            Case { mut data, area } in oracle::cases(),
+            workers in oracle::workers(),
+            at: Index,
+            flip in 1_u8..,
+        ) {
+            let (hash, root_hash) = oracle::build(&data, &area);
+            let at = at.index(data.len());
+            data[at] ^= flip;
+            let outcome = verify_on(workers, &data, &hash, &area, &root_hash, |_| {});
+            let size = u64::from(area.params().data_block_size);
+            let expected = at as u64 / size;
+            let named = matches!(
+                outcome,
+                Err(VerifyError::Data { block, offset }) if block == expected && offset == block * size
+            );
+            prop_assert!(named, "byte {}: {:?}", at, outcome);
+        }
+
+        #[test]
+        fn any_flipped_byte_of_the_tree_is_found_and_named(
+            Case { data, area } in oracle::cases(),
+            workers in oracle::workers(),
+            at: Index,
+            flip in 1_u8..,
+        ) {
+            prop_assume!(area.hash_blocks() > 0);
+            let (mut hash, root_hash) = oracle::build(&data, &area);
+            let start = oracle::len(area.tree_start());
+            let at = start + at.index(hash.len() - start);
+            hash[at] ^= flip;
+            let outcome = verify_on(workers, &data, &hash, &area, &root_hash, |_| {});
+            let Err(VerifyError::Tree(TreeError::Corrupted { level, block, offset })) = outcome else {
+                return Err(TestCaseError::fail(format!("byte {at}: {outcome:?}")));
+            };
+            prop_assert_eq!((level, block, offset), tree_block(&area, at as u64));
+        }
+
+        #[test]
+        fn of_several_bad_blocks_the_first_is_named(
+            Case { mut data, area } in oracle::cases(),
+            workers in oracle::workers(),
+            bad in vec(any::<Index>(), 1..5),
+        ) {
+            let (hash, root_hash) = oracle::build(&data, &area);
+            let size = area.params().data_block_size as usize;
+            let blocks = data.len() / size;
+            for index in &bad {
+                data[index.index(blocks) * size] ^= 1;
+            }
+            // The same block twice is good again.
+            let first = (0..blocks).find(|block| {
+                bad.iter().filter(|index| index.index(blocks) == *block).count() % 2 == 1
+            });
+            let outcome = verify_on(workers, &data, &hash, &area, &root_hash, |_| {});
+            match (first, outcome) {
+                (None, Ok(())) => {}
+                (Some(first), Err(VerifyError::Data { block, .. })) => {
+                    prop_assert_eq!(first as u64, block);
+                }
+                other => return Err(TestCaseError::fail(format!("{other:?}"))),
+            }
+        }
+
+        #[test]
+        fn another_root_hash_proves_nothing(
+            Case { data, area } in oracle::cases(),
+            at in 0_usize..32,
+            flip in 1_u8..,
+        ) {
+            let (hash, root_hash) = oracle::build(&data, &area);
+            let mut other = *root_hash.as_bytes();
+            other[at] ^= flip;
+            let outcome = verify(&data, &hash, &area, &RootHash::new(other));
+            let top = area.levels().len().checked_sub(1);
+            let named = match (&outcome, top) {
+                (Err(VerifyError::Data { block: 0, .. }), None) => true,
+                (Err(VerifyError::Tree(TreeError::Corrupted { level, block: 0, .. })), Some(top)) => {
+                    *level == top
+                }
+                _ => false,
+            };
+            prop_assert!(named, "{:?}", outcome);
+        }
+
+        #[test]
+        fn data_or_tree_that_end_early_are_errors(
+            Case { data, area } in oracle::cases(),
+            cut: Index,
+        ) {
+            let (hash, root_hash) = oracle::build(&data, &area);
+            let short = &data[..cut.index(data.len())];
+            let outcome = verify(&short, &hash, &area, &root_hash);
+            let named = matches!(outcome, Err(VerifyError::ReadData { .. }));
+            prop_assert!(named, "{:?}", outcome);
+            prop_assume!(area.hash_blocks() > 0);
+            let short = &hash[..cut.index(hash.len())];
+            let outcome = verify(&data, &short, &area, &root_hash);
+            let named = matches!(outcome, Err(VerifyError::Tree(TreeError::Read { .. })));
+            prop_assert!(named, "{:?}", outcome);
+        }
     }
 }
