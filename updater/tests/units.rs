@@ -1,0 +1,111 @@
+//! What lies in `systemd-units/`, held against the programs that read it.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use partition_layout::{
+    Architecture, DiskLayout, DiskPlan, Form, RootHash, Slot, SlotContent, Version, create,
+};
+
+const GIB: u64 = 1 << 30;
+
+fn units() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd-units")
+}
+
+/// Runs a tool of the host; `None`, said aloud, if it does not have it.
+fn run(tool: &str, arguments: &[&str]) -> Option<Output> {
+    match Command::new(tool).args(arguments).output() {
+        Ok(output) => Some(output),
+        Err(error) => {
+            eprintln!("SKIPPED: {tool} cannot be run here: {error}");
+            None
+        }
+    }
+}
+
+fn told(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+}
+
+fn disk(path: &Path, plan: &DiskPlan) {
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).write(true).create_new(true).open(path).unwrap();
+    file.set_len(8 * GIB).unwrap();
+    create(&mut file, plan).unwrap();
+}
+
+fn layout(path: &Path) -> DiskLayout {
+    let (layout, health) = DiskLayout::read(&File::open(path).unwrap()).unwrap();
+    assert!(health.is_sound(), "{health:?}");
+    layout
+}
+
+#[test]
+fn the_first_boot_makes_the_disk_that_partition_layout_would_have_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = folder.path().join("shipped.raw");
+    let mut plan = DiskPlan::new(Architecture::of_build(), Form::Shipped);
+    let hash = format!("{}{}", "5a".repeat(16), "a5".repeat(16));
+    let hash = RootHash::parse(&hash).unwrap();
+    plan.slot_a = Some((Version::parse("1").unwrap(), hash));
+    disk(&shipped, &plan);
+    let before = layout(&shipped);
+
+    let definitions = format!("--definitions={}", units().join("repart.d").display());
+    // The seed would come from the node's machine id.
+    let seed = "--seed=6d7a1d4d7b0e4c0fa5f5f3b2e7a9c1d3";
+    let arguments =
+        ["--dry-run=no", "--no-pager", seed, &definitions, shipped.to_str().unwrap()];
+    let Some(output) = run("systemd-repart", &arguments) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", told(&output));
+    let after = layout(&shipped);
+
+    // What was shipped is as it was.
+    assert_eq!(after.esp, before.esp);
+    assert_eq!(after.slot(Slot::A), before.slot(Slot::A));
+
+    // What was made is what the full form has.
+    plan.form = Form::Full;
+    let full = folder.path().join("full.raw");
+    disk(&full, &plan);
+    let expected = layout(&full);
+    assert_eq!(after.slot(Slot::B), expected.slot(Slot::B));
+    assert_eq!(after.slot(Slot::B).unwrap().content(), SlotContent::Empty);
+    let (mut var, var_expected) = (after.var.clone().unwrap(), expected.var.unwrap());
+    let short = var.len.abs_diff(var_expected.len);
+    assert!(short <= GIB / 1024, "{} instead of {}", var.len, var_expected.len);
+    var.len = var_expected.len;
+    assert_eq!(var, var_expected);
+
+    // And a second boot changes nothing.
+    let output = run("systemd-repart", &arguments).unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(layout(&shipped), after);
+}
+
+#[test]
+fn every_unit_is_sound() {
+    let entries = fs::read_dir(units().join("system")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let mut paths: Vec<_> = paths.map(|path| path.to_str().unwrap().to_owned()).collect();
+    paths.sort();
+    let mut arguments = vec!["verify", "--man=no", "--recursive-errors=no"];
+    arguments.extend(paths.iter().map(String::as_str));
+    let Some(output) = run("systemd-analyze", &arguments) else {
+        return;
+    };
+    // Not installed here: our own programs. Not known to an older systemd than
+    // the image's: newer settings.
+    let told = told(&output);
+    let complaints: Vec<_> = told
+        .lines()
+        .filter(|line| !line.contains("is not executable: No such file or directory"))
+        .filter(|line| !line.contains("Unknown key 'ImportCredential'"))
+        .collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+}
