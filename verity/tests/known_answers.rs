@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use verity::{HashArea, HashType, Params, format, verify};
+use uuid::Uuid;
+use verity::{BadSuperblock, HashArea, HashType, Params, Superblock, format, verify};
 
 #[derive(Deserialize)]
 struct Vectors {
@@ -72,5 +73,30 @@ fn every_sha256_answer_is_rebuilt_to_the_byte_and_verifies() {
         let area_sha256 = hex::encode(Sha256::digest(&hash));
         assert_eq!(Some(area_sha256), answer.area_sha256, "{}", answer.id);
         verify(&data, &hash, &area, &root_hash).expect("what was built is good");
+    }
+}
+
+/// Bistable makes and trusts sha256 alone, so the trees of another algorithm are
+/// not rebuilt: they are refused, by the name that a superblock gives.
+#[test]
+fn every_answer_of_another_algorithm_is_refused_by_name() {
+    let answers: Vec<_> = known_answers()
+        .into_iter()
+        .filter(|answer| answer.algorithm != "sha256")
+        .collect();
+    assert_eq!(answers.len(), 6);
+    for answer in answers {
+        let area = answer.area();
+        let superblock = Superblock::new(area.params().clone(), area.data_blocks(), Uuid::nil())
+            .expect("all but the algorithm is supported");
+        let mut bytes = superblock.to_bytes();
+        bytes[32..64].fill(0);
+        bytes[32..32 + answer.algorithm.len()].copy_from_slice(answer.algorithm.as_bytes());
+        assert_eq!(
+            Superblock::parse(&bytes),
+            Err(BadSuperblock::Algorithm(answer.algorithm)),
+            "{}",
+            answer.id
+        );
     }
 }
