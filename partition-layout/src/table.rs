@@ -133,9 +133,12 @@ enum Entry {
 
 /// Reads one entry. As in Linux, one that leaves the disk makes no partition.
 fn decode_entry(number: u32, bytes: &[u8], geometry: Geometry) -> Entry {
-    let read = || {
-        let mut fields = Fields(bytes);
-        let type_guid = fields.uuid()?;
+    let mut fields = Fields(bytes);
+    let type_guid = fields.uuid().unwrap_or_default();
+    if type_guid.is_nil() {
+        return Entry::Unused;
+    }
+    let mut read = || {
         let uuid = fields.uuid()?;
         let (first, last) = (fields.u64()?, fields.u64()?);
         let attributes = fields.u64()?;
@@ -143,14 +146,11 @@ fn decode_entry(number: u32, bytes: &[u8], geometry: Geometry) -> Entry {
         while let Some(unit) = fields.u16() {
             label.push(unit);
         }
-        Some((type_guid, uuid, first, last, attributes, label))
+        Some((uuid, first, last, attributes, label))
     };
-    let Some((type_guid, uuid, first, last, attributes, label)) = read() else {
+    let Some((uuid, first, last, attributes, label)) = read() else {
         return Entry::Unused;
     };
-    if type_guid.is_nil() {
-        return Entry::Unused;
-    }
     let span = (geometry.offset(first), geometry.offset(last));
     let (Some(start), Some(start_of_last)) = span else {
         return Entry::OffTheDisk;
