@@ -23,9 +23,8 @@ pub enum Force {
     ByName,
 }
 
-/// The most tries that a trial can have: one digit, so that a boot loader's
-/// pattern for the entry stays short.
-pub const MAX_TRIES: u32 = 9;
+/// The most tries that a trial can have; nobody wants to wait for more.
+pub const MAX_TRIES: u32 = 10;
 
 /// Refuses what no repository needs to be asked for.
 pub fn check_ask(ask: &Ask) -> Result<(), Refused> {

@@ -1,0 +1,236 @@
+//! The daemon on the bus: `io.bistable.Updater1`.
+//!
+//! Everything here translates and decides nothing. The interface is the one in
+//! `systemd-units/dbus/io.bistable.Updater1.xml`, and a test holds it to that.
+//! No method waits for a device: they put a request to the head, or read what
+//! it has published.
+
+mod arguments;
+mod error;
+mod job_object;
+mod publisher;
+mod values;
+
+use std::collections::HashMap;
+
+use zbus::interface;
+use zbus::object_server::ResponseDispatchNotifier;
+use zbus::{Connection, ObjectPath, Variant};
+
+use self::arguments::{complaint, stage_ask, text};
+pub use self::error::BusError;
+pub use self::job_object::job_path;
+pub use self::publisher::publish;
+use self::values::Dictionary;
+use crate::driver::{Accepted, Handle, RequestError};
+use crate::machine::Request;
+use crate::refusal::{Failure, Refused};
+
+/// The daemon's name on the bus.
+pub const BUS_NAME: &str = "io.bistable.Updater1";
+/// Where its manager lies.
+pub const MANAGER_PATH: &str = "/io/bistable/Updater1";
+
+/// The manager object.
+#[derive(Debug)]
+pub struct Manager {
+    handle: Handle,
+    tries: u32,
+}
+
+impl Manager {
+    /// Speaks for the head behind `handle`. `tries` is what a trial gets when
+    /// nobody says otherwise.
+    pub const fn new(handle: Handle, tries: u32) -> Self {
+        Self { handle, tries }
+    }
+
+    async fn begin(
+        &self,
+        request: Request,
+        bus: &Connection,
+    ) -> Result<ObjectPath<'static>, BusError> {
+        match self.handle.request(request).await? {
+            Accepted::Job(job) => {
+                // Before its path is told, it is there.
+                job_object::export(bus, &self.handle, &job).await?;
+                Ok(job_path(job.id))
+            }
+            Accepted::Done => Err(BusError::internal("no job was begun")),
+        }
+    }
+
+    async fn wait(&self, request: Request) -> Result<(), BusError> {
+        self.handle.request(request).await?;
+        Ok(())
+    }
+}
+
+#[interface(name = "io.bistable.Updater1.Manager", introspection_docs = false)]
+impl Manager {
+    #[zbus(out_args("job"))]
+    async fn check_for_update(
+        &self,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<ObjectPath<'static>, BusError> {
+        self.begin(Request::Check, bus).await
+    }
+
+    #[zbus(out_args("job"))]
+    async fn stage(
+        &self,
+        version: &str,
+        options: HashMap<String, Variant<'_>>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<ObjectPath<'static>, BusError> {
+        let ask = stage_ask(version, &options, self.tries)?;
+        self.begin(Request::Stage(ask), bus).await
+    }
+
+    async fn reboot(&self) -> Result<(), BusError> {
+        self.wait(Request::Reboot).await
+    }
+
+    #[zbus(out_args("job"))]
+    async fn rollback(
+        &self,
+        reason: &str,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<ObjectPath<'static>, BusError> {
+        let reason = text("reason", reason)?;
+        self.begin(Request::Rollback { reason }, bus).await
+    }
+
+    async fn mark_good(&self) -> Result<(), BusError> {
+        self.wait(Request::MarkGood).await
+    }
+
+    async fn mark_bad(
+        &self,
+        reason: &str,
+        details: HashMap<String, Variant<'_>>,
+    ) -> Result<ResponseDispatchNotifier<()>, BusError> {
+        self.wait(Request::MarkBad(complaint(reason, &details)?))
+            .await?;
+        // The caller hears first that its word was heard.
+        let (reply, sent) = ResponseDispatchNotifier::new(());
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            sent.await;
+            reboot_after_verdict(&handle).await;
+        });
+        Ok(reply)
+    }
+
+    async fn forgive(&self, root_hash: &str) -> Result<(), BusError> {
+        let root_hash = arguments::root_hash(root_hash)?;
+        self.wait(Request::Forgive { root_hash }).await
+    }
+
+    #[zbus(out_args("slots"))]
+    fn list_slots(&self) -> Vec<Dictionary> {
+        values::slots(&self.handle.view().node)
+    }
+
+    #[zbus(out_args("releases"))]
+    fn list_releases(&self) -> Vec<Dictionary> {
+        values::releases(&self.handle.view())
+    }
+
+    #[zbus(out_args("barred"))]
+    fn list_barred(&self) -> Vec<Dictionary> {
+        values::barred(&self.handle.view().node)
+    }
+
+    #[zbus(out_args("entries"))]
+    fn history(&self, limit: u32) -> Vec<Dictionary> {
+        values::history(&self.handle.view().node, limit)
+    }
+
+    #[zbus(property)]
+    fn state(&self) -> String {
+        values::state(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn booted_slot(&self) -> String {
+        values::booted_slot(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn booted_version(&self) -> String {
+        values::booted_version(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn booted_root_hash(&self) -> String {
+        values::booted_root_hash(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn staged_version(&self) -> String {
+        values::staged_version(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn available_version(&self) -> String {
+        values::available_version(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn floor(&self) -> String {
+        values::floor(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn last_check(&self) -> u64 {
+        values::last_check(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn last_error(&self) -> (String, String) {
+        values::last_error(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn last_rollback(&self) -> Dictionary {
+        values::last_rollback(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn current_job(&self) -> ObjectPath<'static> {
+        values::current_job(&self.handle.view())
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn daemon_version(&self) -> String {
+        env!("CARGO_PKG_VERSION").to_owned()
+    }
+}
+
+/// Reboots once a trial has ended badly. What stands in the way is told; the
+/// boot loader will not take the slot again in any case.
+pub async fn reboot_after_verdict(handle: &Handle) {
+    match handle.request(Request::Reboot).await {
+        Ok(Accepted::Done | Accepted::Job(_)) => {}
+        Err(RequestError::Refused(Refused::GoingDown)) => {}
+        Err(error) => {
+            tracing::error!(%error, "cannot reboot after the trial has failed");
+        }
+    }
+}
+
+impl From<RequestError> for BusError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused(refused) => Self::from(refused),
+            RequestError::Failed(failure) => Self::from(failure),
+        }
+    }
+}
+
+impl From<Refused> for BusError {
+    fn from(refused: Refused) -> Self {
+        Self::from(Failure::from(&refused))
+    }
+}

@@ -14,6 +14,7 @@
 
 // The daemon's head and its decisions.
 pub mod admit;
+pub mod backstop;
 pub mod derive;
 pub mod machine;
 pub mod names;
@@ -35,9 +36,11 @@ pub mod uki;
 // Its faces to the network.
 pub mod config;
 pub mod fetch;
+pub mod network;
 pub mod trust;
 
 // Its faces to people and programs.
 pub mod cli;
 pub mod dbus;
 pub mod job;
+pub mod journal;

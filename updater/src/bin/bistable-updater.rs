@@ -1,1 +1,266 @@
-fn main() {}
+//! The update daemon: wires the parts together, and nothing else.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use sd_notify::NotifyState;
+use tokio::runtime::Handle as Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinError;
+use updater::config::{self, Config, ReadConfigError};
+use updater::driver::{self, Handle};
+use updater::fetch::{BuildClientError, Fetcher, Patience, build_client};
+use updater::host::{FindDiskError, Paths, SystemClock, ThisNode};
+use updater::network::RemoteRepository;
+use updater::observe::ObserveError;
+use updater::refusal::Chain;
+use updater::trust::{self, TrustedReleases};
+use updater::{backstop, dbus, journal};
+
+/// The update daemon of a Bistable node: io.bistable.Updater1 on the system bus.
+///
+/// It is started by bistable-updater.service; people use the `bistable` command.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 asked to stop, 1 failed, 2 usage, 78 the settings are wrong."
+)]
+struct Arguments {
+    /// Read these settings, the later ones overriding the earlier, instead of
+    /// /usr/lib/bistable/updater.toml, /etc/bistable/updater.toml and the
+    /// credential bistable.updater.toml
+    #[arg(long = "config", value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Read the settings, say what is wrong with them, and end
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Why the daemon cannot do its work.
+#[derive(Debug, thiserror::Error)]
+enum DaemonError {
+    #[error("the settings are wrong")]
+    Config(#[source] ReadConfigError),
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("cannot reach the system bus")]
+    Bus(#[source] zbus::Error),
+    #[error("cannot find the disk that this node runs from")]
+    Disk(#[source] FindDiskError),
+    #[error("cannot read the node's state")]
+    Observe(#[source] ObserveError),
+    #[error("cannot talk HTTP")]
+    Client(#[source] BuildClientError),
+    #[error("cannot wait for signals")]
+    Signal(#[source] io::Error),
+    #[error("cannot tell systemd how things stand")]
+    Notify(#[source] io::Error),
+    #[error("a part of the daemon has died")]
+    Died(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// sysexits.h's EX_CONFIG, which systemd shows by that name.
+const EXIT_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    journal::start(match io::stderr().is_terminal() {
+        true => journal::Reader::Terminal,
+        false => journal::Reader::Journal,
+    });
+    match work(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", Chain(&error));
+            match error {
+                DaemonError::Config(_) => ExitCode::from(EXIT_CONFIG),
+                DaemonError::Runtime(_)
+                | DaemonError::Bus(_)
+                | DaemonError::Disk(_)
+                | DaemonError::Observe(_)
+                | DaemonError::Client(_)
+                | DaemonError::Signal(_)
+                | DaemonError::Notify(_)
+                | DaemonError::Died(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn work(arguments: &Arguments) -> Result<(), DaemonError> {
+    let config = read_config(arguments)?;
+    if arguments.check_config {
+        return Ok(());
+    }
+    // One thread for the bus, the network and all decisions; the hands have
+    // another. More would only cost memory.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    runtime.block_on(serve(config))
+}
+
+fn read_config(arguments: &Arguments) -> Result<Config, DaemonError> {
+    let files = if arguments.config.is_empty() {
+        let mut files = vec![
+            PathBuf::from(config::DEFAULTS),
+            PathBuf::from(config::OVERRIDES),
+        ];
+        // systemd's way to hand a unit its credentials.
+        files.extend(
+            std::env::var_os("CREDENTIALS_DIRECTORY")
+                .map(|folder| Path::new(&folder).join(config::CREDENTIAL)),
+        );
+        files
+    } else {
+        arguments.config.clone()
+    };
+    let (config, unknown) = Config::read(&files).map_err(DaemonError::Config)?;
+    for key in unknown {
+        tracing::warn!("{key}");
+    }
+    Ok(config)
+}
+
+async fn serve(config: Config) -> Result<(), DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
+    let bus = zbus::Connection::system().await.map_err(DaemonError::Bus)?;
+    let paths = Paths::default();
+    let network = network(&config, &paths)?;
+    let node = ThisNode::find(paths, bus.clone()).map_err(DaemonError::Disk)?;
+
+    let (handle, head) = driver::start(node, network, SystemClock)
+        .await
+        .map_err(DaemonError::Observe)?;
+    let mut head = tokio::spawn(head.run());
+    tokio::select! {
+        () = handle.settled() => {}
+        died = &mut head => return how_it_ended(died),
+    }
+
+    let manager = dbus::Manager::new(handle.clone(), config.tries);
+    bus.object_server()
+        .at(dbus::MANAGER_PATH, manager)
+        .await
+        .map_err(DaemonError::Bus)?;
+    let publisher = {
+        let (bus, handle) = (bus.clone(), handle.clone());
+        tokio::spawn(async move { dbus::publish(&bus, &handle).await })
+    };
+    bus.request_name(dbus::BUS_NAME)
+        .await
+        .map_err(DaemonError::Bus)?;
+    sd_notify::notify(&[NotifyState::Ready]).map_err(DaemonError::Notify)?;
+    let reporter = tokio::spawn(report_to_systemd(handle.clone()));
+    let watcher = {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            backstop::watch(&handle, &SystemClock, backstop::DEADLINE).await;
+        })
+    };
+
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        died = &mut head => Some(died),
+        lost = publisher => return how_it_ended(lost),
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            let going = [
+                NotifyState::Stopping,
+                NotifyState::Status("Finishing the step at work"),
+            ];
+            sd_notify::notify(&going).map_err(DaemonError::Notify)?;
+            watcher.abort();
+            handle.go_down().await;
+            head.await
+        }
+    };
+    reporter.abort();
+    how_it_ended(ended)
+}
+
+fn how_it_ended<E>(ended: Result<Result<(), E>, JoinError>) -> Result<(), DaemonError>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => died_of(error),
+        Err(error) => died_of(error),
+    }
+}
+
+fn died_of(error: impl std::error::Error + Send + Sync + 'static) -> Result<(), DaemonError> {
+    Err(DaemonError::Died(Box::new(error)))
+}
+
+fn network(config: &Config, paths: &Paths) -> Result<RemoteRepository<SystemClock>, DaemonError> {
+    let patience = Patience::default();
+    let client = build_client(&patience).map_err(DaemonError::Client)?;
+    let settings = trust::Settings {
+        repository: config.repository.clone(),
+        channel: config.channel.clone(),
+        root_of_trust: trust::ROOT_OF_TRUST.into(),
+        store: trust::STORE.into(),
+        clock_is_set: trust::CLOCK_IS_SET.into(),
+        built: built(&paths.os_release),
+    };
+    let runtime = Runtime::current();
+    Ok(RemoteRepository {
+        releases: TrustedReleases::new(
+            settings,
+            client.clone(),
+            patience.clone(),
+            SystemClock,
+            runtime.clone(),
+        ),
+        fetcher: Fetcher::new(config.repository.clone(), client, patience, runtime),
+    })
+}
+
+/// When the image was built, if its os-release says so.
+fn built(os_release: &Path) -> Option<jiff::Timestamp> {
+    let text = std::fs::read_to_string(os_release).ok()?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("BUILD_ID="))?;
+    value.trim_matches(['"', '\'']).parse().ok()
+}
+
+/// Keeps systemd's status line and watchdog fed, from the thread whose being
+/// stuck the watchdog is there to find.
+async fn report_to_systemd(handle: Handle) {
+    let beat = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+    let mut views = handle.follow();
+    loop {
+        let status = status(&handle);
+        let told = sd_notify::notify(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
+        if let Err(error) = told {
+            tracing::warn!(%error, "cannot tell systemd how things stand");
+        }
+        tokio::select! {
+            changed = views.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(beat.unwrap_or(Duration::MAX)) => {}
+        }
+    }
+}
+
+fn status(handle: &Handle) -> String {
+    let view = handle.view();
+    let node = &view.node;
+    format!(
+        "{}; slot {} runs {} ({})",
+        view.state,
+        node.booted.slot,
+        node.booted.version,
+        node.booted_status().as_str()
+    )
+}

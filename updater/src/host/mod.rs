@@ -1,0 +1,210 @@
+//! The real node: its disk, its EFI system partition, its firmware's variables,
+//! its records, its switch. Nothing here decides; every path comes in.
+
+mod aligned;
+mod clock;
+mod disk;
+mod durable;
+mod esp;
+mod power;
+mod records;
+mod sysfs;
+mod variables;
+
+use std::io;
+use std::path::PathBuf;
+
+use partition_layout::{BootEntry, RootHash, Slot, Version};
+
+pub use self::clock::SystemClock;
+use self::disk::Disk;
+use self::esp::Esp;
+use self::power::Switch;
+use self::records::RecordFolder;
+pub use self::sysfs::FindDiskError;
+use self::sysfs::RootDevice;
+use self::variables::Variables;
+use crate::ports::{BootControl, DiskView, Part, Power, Record, Records, Slots};
+
+/// Where the real node's parts lie.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// The root file system, whose device is the booted slot.
+    pub root: PathBuf,
+    pub sys: PathBuf,
+    pub dev: PathBuf,
+    pub kernel_command_line: PathBuf,
+    pub boot_id: PathBuf,
+    pub os_release: PathBuf,
+    /// Where the EFI system partition is mounted while it is used.
+    pub esp_mount: PathBuf,
+    pub efi_variables: PathBuf,
+    pub state: PathBuf,
+    pub settled: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            root: "/".into(),
+            sys: "/sys".into(),
+            dev: "/dev".into(),
+            kernel_command_line: "/proc/cmdline".into(),
+            boot_id: "/proc/sys/kernel/random/boot_id".into(),
+            os_release: "/usr/lib/os-release".into(),
+            esp_mount: "/run/bistable/esp".into(),
+            efi_variables: "/sys/firmware/efi/efivars".into(),
+            state: "/var/lib/bistable".into(),
+            settled: "/run/bistable/settled".into(),
+        }
+    }
+}
+
+/// The node that this program runs on.
+#[derive(Debug)]
+pub struct ThisNode {
+    disk: Disk,
+    esp: Esp,
+    variables: Variables,
+    records: RecordFolder,
+    switch: Switch,
+}
+
+impl ThisNode {
+    /// Finds the disk that the running root stands on.
+    pub fn find(paths: Paths, bus: zbus::Connection) -> Result<Self, FindDiskError> {
+        let device = RootDevice::find(&paths)?;
+        Ok(Self {
+            esp: Esp::new(device.partition_path(&paths), paths.esp_mount.clone()),
+            variables: Variables::new(paths.efi_variables.clone()),
+            records: RecordFolder::new(&paths),
+            switch: Switch::new(bus),
+            disk: Disk::new(device, paths),
+        })
+    }
+}
+
+impl Slots for ThisNode {
+    fn view(&self) -> io::Result<DiskView> {
+        self.disk.view()
+    }
+
+    fn write(&self, slot: Slot, part: Part, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.write(slot, part, offset, bytes)
+    }
+
+    fn flush(&self, slot: Slot, part: Part) -> io::Result<()> {
+        self.disk.flush(slot, part)
+    }
+
+    fn read_medium(
+        &self,
+        slot: Slot,
+        part: Part,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        self.disk.read_medium(slot, part, offset, buffer)
+    }
+
+    fn relabel(&self, slot: Slot, held: Option<(&Version, &RootHash)>) -> io::Result<()> {
+        self.disk.relabel(slot, held)
+    }
+}
+
+impl ThisNode {
+    fn esp(&self) -> io::Result<esp::MountedEsp<'_>> {
+        self.esp.mounted(|| self.disk.esp_number())
+    }
+}
+
+impl BootControl for ThisNode {
+    fn entries(&self) -> io::Result<Vec<BootEntry>> {
+        self.esp()?.entries()
+    }
+
+    fn remove(&self, entry: &BootEntry) -> io::Result<()> {
+        self.esp()?.remove(entry)
+    }
+
+    fn has_temporary(&self) -> io::Result<bool> {
+        self.esp()?.has_temporary()
+    }
+
+    fn remove_temporary(&self) -> io::Result<()> {
+        self.esp()?.remove_temporary()
+    }
+
+    fn room(&self) -> io::Result<u64> {
+        self.esp()?.room()
+    }
+
+    fn begin_temporary(&self, size: u64) -> io::Result<()> {
+        self.esp()?.begin_temporary(size)
+    }
+
+    fn write_temporary(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.esp()?.write_temporary(offset, bytes)
+    }
+
+    fn flush_temporary(&self) -> io::Result<()> {
+        self.esp()?.flush_temporary()
+    }
+
+    fn read_temporary(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.esp()?.read_temporary(offset, buffer)
+    }
+
+    fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {
+        self.esp()?.publish_temporary(entry)
+    }
+
+    fn rename(&self, from: &BootEntry, to: &BootEntry) -> io::Result<()> {
+        self.esp()?.rename(from, to)
+    }
+
+    fn has_variables(&self) -> bool {
+        self.variables.are_there()
+    }
+
+    fn set_one_shot(&self, entry: &BootEntry) -> io::Result<()> {
+        self.variables.set_one_shot(entry, &self.entries()?)
+    }
+
+    fn clear_one_shot(&self) -> io::Result<()> {
+        self.variables.clear_one_shot()
+    }
+
+    fn release(&self) {
+        self.disk.release();
+        self.esp.unmount();
+    }
+}
+
+impl Records for ThisNode {
+    fn read(&self, record: Record) -> io::Result<Option<Vec<u8>>> {
+        self.records.read(record)
+    }
+
+    fn replace(&self, record: Record, content: &[u8]) -> io::Result<()> {
+        self.records.replace(record, content)
+    }
+
+    fn remove(&self, record: Record) -> io::Result<()> {
+        self.records.remove(record)
+    }
+
+    fn mark_settled(&self) -> io::Result<()> {
+        self.records.mark_settled()
+    }
+
+    fn boot_id(&self) -> io::Result<String> {
+        self.records.boot_id()
+    }
+}
+
+impl Power for ThisNode {
+    fn reboot(&self) -> io::Result<()> {
+        self.switch.reboot()
+    }
+}

@@ -1,0 +1,163 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use zbus::object_server::{InterfaceRef, SignalEmitter};
+use zbus::{Connection, ObjectPath, Variant, interface};
+
+use super::error::BusError;
+use super::publisher::emit_changes;
+use super::values::Dictionary;
+use crate::driver::Handle;
+use crate::job::Job;
+use crate::machine::Outcome;
+
+/// How often progress is told: five times a second is as fast as people read,
+/// and keeps a bus with many listeners quiet.
+const BEAT: Duration = Duration::from_millis(200);
+
+/// Returns where a job lies on the bus.
+pub fn job_path(id: u64) -> ObjectPath<'static> {
+    ObjectPath::try_from(format!("/io/bistable/Updater1/job/{id}"))
+        .expect("digits and words make an object path")
+}
+
+/// A job on the bus.
+#[derive(Debug)]
+pub(super) struct JobObject {
+    handle: Handle,
+    job: Job,
+}
+
+#[interface(name = "io.bistable.Updater1.Job", introspection_docs = false)]
+impl JobObject {
+    async fn cancel(&self) -> Result<(), BusError> {
+        self.handle.cancel(self.job.id).await?;
+        Ok(())
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn kind(&self) -> String {
+        self.job.kind.as_str().to_owned()
+    }
+
+    #[zbus(property)]
+    fn version(&self) -> String {
+        version(&self.job)
+    }
+
+    #[zbus(property)]
+    fn phase(&self) -> String {
+        self.job.work.borrow().phase.to_owned()
+    }
+
+    #[zbus(property)]
+    fn bytes_done(&self) -> u64 {
+        self.job.work.borrow().done
+    }
+
+    #[zbus(property)]
+    fn bytes_total(&self) -> u64 {
+        self.job.work.borrow().total
+    }
+
+    #[zbus(property)]
+    fn result(&self) -> String {
+        result(&self.job).to_owned()
+    }
+
+    #[zbus(property)]
+    fn error(&self) -> (String, String) {
+        error(&self.job)
+    }
+
+    #[zbus(signal)]
+    async fn finished(
+        emitter: &SignalEmitter<'_>,
+        result: &str,
+        error: &str,
+        message: &str,
+    ) -> zbus::Result<()>;
+}
+
+fn version(job: &Job) -> String {
+    job.work
+        .borrow()
+        .version
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+fn result(job: &Job) -> &'static str {
+    match &*job.outcome.borrow() {
+        None => "",
+        Some(Outcome::Done) => "done",
+        Some(Outcome::Failed(_)) => "failed",
+        Some(Outcome::Cancelled) => "cancelled",
+    }
+}
+
+fn error(job: &Job) -> (String, String) {
+    match &*job.outcome.borrow() {
+        Some(Outcome::Failed(failure)) => (failure.name.to_string(), failure.message.clone()),
+        None | Some(Outcome::Done | Outcome::Cancelled) => (String::new(), String::new()),
+    }
+}
+
+fn properties(job: &Job) -> Dictionary {
+    let work = job.work.borrow().clone();
+    HashMap::from([
+        ("Version", version(job).into()),
+        ("Phase", work.phase.into()),
+        ("BytesDone", work.done.into()),
+        ("BytesTotal", work.total.into()),
+        ("Result", result(job).into()),
+        ("Error", Variant::from(error(job))),
+    ])
+}
+
+/// Puts a job on the bus, unless it is there, and keeps its listeners told.
+pub(super) async fn export(bus: &Connection, handle: &Handle, job: &Job) -> zbus::Result<()> {
+    let path = job_path(job.id);
+    let object = JobObject {
+        handle: handle.clone(),
+        job: job.clone(),
+    };
+    if bus.object_server().at(&path, object).await?.is_some() {
+        return Ok(());
+    }
+    let object = bus.object_server().interface::<_, JobObject>(&path).await?;
+    let job = job.clone();
+    tokio::spawn(async move {
+        if let Err(error) = follow(&object, job).await {
+            tracing::debug!(%error, "cannot tell a job's progress");
+        }
+    });
+    Ok(())
+}
+
+/// Takes a job off the bus.
+pub(super) async fn withdraw(bus: &Connection, id: u64) -> zbus::Result<()> {
+    bus.object_server()
+        .remove::<JobObject, _>(job_path(id))
+        .await?;
+    Ok(())
+}
+
+async fn follow(object: &InterfaceRef<JobObject>, mut job: Job) -> zbus::Result<()> {
+    let emitter = object.signal_emitter();
+    let mut told = Dictionary::new();
+    while job.outcome.borrow_and_update().is_none() {
+        emit_changes(emitter, INTERFACE, &mut told, properties(&job)).await?;
+        tokio::time::sleep(BEAT).await;
+        tokio::select! {
+            changed = job.work.changed() => if changed.is_err() { return Ok(()) },
+            changed = job.outcome.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+    emit_changes(emitter, INTERFACE, &mut told, properties(&job)).await?;
+    let (name, message) = error(&job);
+    JobObject::finished(emitter, result(&job), &name, &message).await
+}
+
+const INTERFACE: &str = "io.bistable.Updater1.Job";

@@ -1,0 +1,225 @@
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use partition_layout::Slot;
+use zbus::{ObjectPath, Variant};
+
+use super::job_object::job_path;
+use crate::driver::View;
+use crate::node::{Node, SlotStatus};
+
+/// `a{sv}`.
+pub(super) type Dictionary = HashMap<&'static str, Variant<'static>>;
+
+/// Returns every property of the manager that can change, by its name.
+pub(super) fn properties(view: &View) -> Dictionary {
+    HashMap::from([
+        ("State", state(view).into()),
+        ("BootedSlot", booted_slot(view).into()),
+        ("BootedVersion", booted_version(view).into()),
+        ("BootedRootHash", booted_root_hash(view).into()),
+        ("StagedVersion", staged_version(view).into()),
+        ("AvailableVersion", available_version(view).into()),
+        ("Floor", floor(view).into()),
+        ("LastCheck", last_check(view).into()),
+        ("LastError", last_error(view).into()),
+        ("LastRollback", last_rollback(view).into()),
+        ("CurrentJob", current_job(view).into()),
+    ])
+}
+
+pub(super) fn state(view: &View) -> String {
+    view.state.to_owned()
+}
+
+pub(super) fn booted_slot(view: &View) -> String {
+    view.node.booted.slot.to_string()
+}
+
+pub(super) fn booted_version(view: &View) -> String {
+    view.node.booted.version.to_string()
+}
+
+pub(super) fn booted_root_hash(view: &View) -> String {
+    view.node.booted.root_hash.to_string()
+}
+
+pub(super) fn staged_version(view: &View) -> String {
+    view.node
+        .staged()
+        .map(|(version, _)| version.to_string())
+        .unwrap_or_default()
+}
+
+pub(super) fn available_version(view: &View) -> String {
+    let offered = view.offer.as_ref().map(|offer| &offer.channel.release);
+    offered
+        .filter(|offered| **offered != view.node.booted.version)
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+pub(super) fn floor(view: &View) -> String {
+    view.node
+        .floor
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+pub(super) fn last_check(view: &View) -> u64 {
+    view.last_check.map_or(0, micros)
+}
+
+pub(super) fn last_error(view: &View) -> (String, String) {
+    view.last_error
+        .as_ref()
+        .map(|failure| (failure.name.to_string(), failure.message.clone()))
+        .unwrap_or_default()
+}
+
+pub(super) fn last_rollback(view: &View) -> Dictionary {
+    let Some(rollback) = &view.node.last_rollback else {
+        return Dictionary::new();
+    };
+    HashMap::from([
+        ("version", rollback.version.to_string().into()),
+        ("root_hash", rollback.root_hash.to_string().into()),
+        ("check", rollback.check.clone().into()),
+        ("unit", rollback.unit.clone().into()),
+        ("reason", rollback.reason.clone().into()),
+        ("when", micros(rollback.when).into()),
+        ("lines", rollback.lines.clone().into()),
+        ("tries", rollback.tries.into()),
+    ])
+}
+
+pub(super) fn current_job(view: &View) -> ObjectPath<'static> {
+    view.current_job
+        .map_or_else(|| ObjectPath::from_static_str_unchecked("/"), job_path)
+}
+
+pub(super) fn slots(node: &Node) -> Vec<Dictionary> {
+    let booted = &node.booted;
+    let spare = &node.spare;
+    let booted_line = slot_line(
+        booted.slot,
+        true,
+        Some((booted.version.to_string(), booted.root_hash.to_string())),
+        node.booted_status(),
+        booted.entry.as_ref().and_then(|entry| entry.counter),
+    );
+    // A disk as shipped has one slot only.
+    if spare.root_len == 0 {
+        return vec![booted_line];
+    }
+    let held = spare.held.as_ref();
+    let spare_line = slot_line(
+        spare.slot,
+        false,
+        held.map(|(version, hash)| (version.to_string(), hash.to_string())),
+        spare.status,
+        spare.entry.as_ref().and_then(|entry| entry.counter),
+    );
+    match booted.slot {
+        Slot::A => vec![booted_line, spare_line],
+        Slot::B => vec![spare_line, booted_line],
+    }
+}
+
+fn slot_line(
+    slot: Slot,
+    booted: bool,
+    held: Option<(String, String)>,
+    status: SlotStatus,
+    counter: Option<partition_layout::Counter>,
+) -> Dictionary {
+    let (version, root_hash) = held.unwrap_or_default();
+    HashMap::from([
+        ("slot", slot.to_string().into()),
+        ("booted", booted.into()),
+        ("version", version.into()),
+        ("root_hash", root_hash.into()),
+        ("status", status.as_str().into()),
+        (
+            "tries_left",
+            counter.map_or(0, |counter| counter.left).into(),
+        ),
+        (
+            "tries_done",
+            counter.map_or(0, |counter| counter.done).into(),
+        ),
+    ])
+}
+
+pub(super) fn releases(view: &View) -> Vec<Dictionary> {
+    let Some(offer) = &view.offer else {
+        return vec![];
+    };
+    let floor = view.node.floor.as_ref();
+    let line = |version: &partition_layout::Version| {
+        HashMap::from([
+            ("version", version.to_string().into()),
+            ("newest", (*version == offer.channel.release).into()),
+            (
+                "below_floor",
+                floor.is_some_and(|floor| version < floor).into(),
+            ),
+        ])
+    };
+    offer.versions.iter().map(line).collect()
+}
+
+pub(super) fn barred(node: &Node) -> Vec<Dictionary> {
+    let line = |barred: &crate::records::Barred| {
+        HashMap::from([
+            ("root_hash", barred.root_hash.to_string().into()),
+            ("version", barred.version.to_string().into()),
+            ("reason", barred.reason.clone().into()),
+            ("when", micros(barred.when).into()),
+        ])
+    };
+    node.barred.iter().map(line).collect()
+}
+
+pub(super) fn history(node: &Node, limit: u32) -> Vec<Dictionary> {
+    let limit = match limit {
+        0 => usize::MAX,
+        limit => usize::try_from(limit).unwrap_or(usize::MAX),
+    };
+    let line = |line: &crate::records::HistoryLine| {
+        HashMap::from([
+            ("when", micros(line.when).into()),
+            ("event", line.event.as_str().into()),
+            (
+                "version",
+                line.version
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default()
+                    .into(),
+            ),
+            (
+                "root_hash",
+                line.root_hash
+                    .map(|hash| hash.to_string())
+                    .unwrap_or_default()
+                    .into(),
+            ),
+            (
+                "slot",
+                line.slot
+                    .map(|slot| slot.to_string())
+                    .unwrap_or_default()
+                    .into(),
+            ),
+            ("message", line.message.clone().into()),
+        ])
+    };
+    node.history.iter().rev().take(limit).map(line).collect()
+}
+
+/// Times on the bus: microseconds since 1970. A clock before that reads 0.
+fn micros(time: Timestamp) -> u64 {
+    u64::try_from(time.as_microsecond()).unwrap_or(0)
+}

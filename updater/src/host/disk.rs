@@ -1,0 +1,203 @@
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use partition_layout::{DiskLayout, RootHash, Slot, SlotLabel, SlotPartitions, Version, relabel};
+
+use super::Paths;
+use super::aligned::Direct;
+use super::sysfs::{PartitionPath, RootDevice};
+use crate::ports::{DiskView, Part, SlotOnDisk};
+
+/// The disk that the running root stands on.
+#[derive(Debug)]
+pub(super) struct Disk {
+    device: RootDevice,
+    partitions: PartitionPath,
+    paths: Paths,
+    open: Mutex<HashMap<(Slot, Part), Direct>>,
+}
+
+impl Disk {
+    pub(super) fn new(device: RootDevice, paths: Paths) -> Self {
+        let partitions = device.partition_path(&paths);
+        Self {
+            device,
+            partitions,
+            paths,
+            open: Mutex::new(HashMap::new()),
+        }
+    }
+
+    fn layout(&self) -> io::Result<DiskLayout> {
+        let disk = File::open(self.device.disk_path(&self.paths))?;
+        let (layout, health) = DiskLayout::read(&disk).map_err(io::Error::other)?;
+        tracing::trace!(?health, "partition table");
+        Ok(layout)
+    }
+
+    pub(super) fn esp_number(&self) -> io::Result<u32> {
+        Ok(self.layout()?.esp.number)
+    }
+
+    pub(super) fn view(&self) -> io::Result<DiskView> {
+        let layout = self.layout()?;
+        let on_disk = |slot: &SlotPartitions| SlotOnDisk {
+            content: slot.content(),
+            root_len: slot.root.len,
+            verity_len: slot.verity.len,
+        };
+        Ok(DiskView {
+            booted: self.booted(&layout)?,
+            booted_version: self.booted_version()?,
+            booted_root_hash: self.booted_root_hash()?,
+            a: on_disk(&layout.slot_a),
+            b: layout.slot_b.as_ref().map(on_disk),
+        })
+    }
+
+    /// The slot whose partitions dm-verity holds.
+    fn booted(&self, layout: &DiskLayout) -> io::Result<Slot> {
+        let stands_on = |slot: &SlotPartitions| {
+            let own = [slot.root.number, slot.verity.number];
+            self.device
+                .partitions
+                .iter()
+                .all(|number| own.contains(number))
+        };
+        if stands_on(&layout.slot_a) {
+            Ok(Slot::A)
+        } else if layout.slot_b.as_ref().is_some_and(stands_on) {
+            Ok(Slot::B)
+        } else {
+            let message = format!(
+                "the root file system stands on partitions {:?}, which are no slot",
+                self.device.partitions
+            );
+            Err(io::Error::new(io::ErrorKind::InvalidData, message))
+        }
+    }
+
+    fn booted_version(&self) -> io::Result<Version> {
+        let text = std::fs::read_to_string(&self.paths.os_release)?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix("IMAGE_VERSION="));
+        let value = value.unwrap_or_default().trim_matches(['"', '\'']);
+        Version::parse(value).map_err(|error| {
+            let path = self.paths.os_release.display();
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("IMAGE_VERSION in {path}: {error}"),
+            )
+        })
+    }
+
+    /// PID 1 set dm-verity up with the root hash of the command line, or did not
+    /// get here.
+    fn booted_root_hash(&self) -> io::Result<RootHash> {
+        let text = std::fs::read_to_string(&self.paths.kernel_command_line)?;
+        let value = text
+            .split_ascii_whitespace()
+            .find_map(|word| word.strip_prefix("roothash="));
+        RootHash::parse(value.unwrap_or_default()).map_err(|error| {
+            let message = format!("roothash= on the kernel's command line: {error}");
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })
+    }
+
+    pub(super) fn write(
+        &self,
+        slot: Slot,
+        part: Part,
+        offset: u64,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        self.with(slot, part, |device| device.write(offset, bytes))
+    }
+
+    pub(super) fn flush(&self, slot: Slot, part: Part) -> io::Result<()> {
+        self.with(slot, part, |device| device.sync())
+    }
+
+    pub(super) fn read_medium(
+        &self,
+        slot: Slot,
+        part: Part,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        self.with(slot, part, |device| device.read(offset, buffer))
+    }
+
+    pub(super) fn relabel(
+        &self,
+        slot: Slot,
+        held: Option<(&Version, &RootHash)>,
+    ) -> io::Result<()> {
+        self.refuse_booted(slot, &self.layout()?)?;
+        let label = match held {
+            Some((version, root_hash)) => SlotLabel::Holds { version, root_hash },
+            None => SlotLabel::Empty,
+        };
+        let path = self.device.disk_path(&self.paths);
+        let mut disk = OpenOptions::new().read(true).write(true).open(path)?;
+        relabel(&mut disk, slot, &label).map_err(io::Error::other)
+    }
+
+    /// Lets go of the partitions.
+    pub(super) fn release(&self) {
+        self.open().clear();
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<(Slot, Part), Direct>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(
+        &self,
+        slot: Slot,
+        part: Part,
+        act: impl FnOnce(&mut Direct) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut open = self.open();
+        if let Some(device) = open.get_mut(&(slot, part)) {
+            return act(device);
+        }
+        let mut device = self.open_partition(slot, part)?;
+        let result = act(&mut device);
+        open.insert((slot, part), device);
+        result
+    }
+
+    fn open_partition(&self, slot: Slot, part: Part) -> io::Result<Direct> {
+        let layout = self.layout()?;
+        self.refuse_booted(slot, &layout)?;
+        let Some(partitions) = layout.slot(slot) else {
+            let message = format!("the disk has no slot {slot}");
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        };
+        let wanted = match part {
+            Part::Root => &partitions.root,
+            Part::Verity => &partitions.verity,
+        };
+        let found = self.partitions.find(wanted.number)?;
+        if (found.start, found.len) != (wanted.start, wanted.len) {
+            let message = format!(
+                "partition {} lies elsewhere for the kernel than in the table on the disk",
+                wanted.number
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        Direct::open_exclusively(&found.path)
+    }
+
+    fn refuse_booted(&self, slot: Slot, layout: &DiskLayout) -> io::Result<()> {
+        if self.booted(layout)? == slot {
+            let message = format!("slot {slot} is booted and must not be touched");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
+        Ok(())
+    }
+}
