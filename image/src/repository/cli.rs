@@ -83,24 +83,30 @@ pub struct KeysArgs {
 
 #[derive(Debug, Args)]
 struct ExpiryArgs {
-    /// When the list of releases expires: a duration such as 90d, or a moment (RFC 3339)
-    #[arg(long, value_name = "WHEN", default_value = "90d")]
-    targets_expires: Expiry,
-    /// When the snapshot expires
-    #[arg(long, value_name = "WHEN", default_value = "30d")]
-    snapshot_expires: Expiry,
-    /// When the timestamp expires
-    #[arg(long, value_name = "WHEN", default_value = "7d")]
-    timestamp_expires: Expiry,
+    /// When all that is signed now expires: a duration such as 7d, or a moment
+    /// (RFC 3339) [default: a time of each role's own]
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    expires: Option<Expiry>,
+    /// When the list of releases expires [default: 90d]
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    targets_expires: Option<Expiry>,
+    /// When the snapshot expires [default: 30d]
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    snapshot_expires: Option<Expiry>,
+    /// When the timestamp expires [default: 7d]
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    timestamp_expires: Option<Expiry>,
 }
 
 impl ExpiryArgs {
     fn expiries(&self) -> Expiries {
+        let default = Expiries::default();
+        let choose = |own: Option<Expiry>, default| own.or(self.expires).unwrap_or(default);
         Expiries {
-            targets: self.targets_expires,
-            snapshot: self.snapshot_expires,
-            timestamp: self.timestamp_expires,
-            ..Expiries::default()
+            root: default.root,
+            targets: choose(self.targets_expires, default.targets),
+            snapshot: choose(self.snapshot_expires, default.snapshot),
+            timestamp: choose(self.timestamp_expires, default.timestamp),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The disk side of a repository: whole files, each in place at once.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use release::{Blob, BlobPath, Digest};
@@ -95,9 +95,12 @@ impl Store for Directory {
     fn put_blob(&mut self, blob: &Blob, source: &Path) -> io::Result<()> {
         let mut source = File::open(source)?;
         place(&self.base.join(blob.path().to_string()), |file| {
-            // Hashed on its way, so that what was examined before is what is
+            // Within the kernel, which shares the blocks where the file system
+            // can; then hashed, so that what was examined before is what is
             // published, even if the build is repeated meanwhile.
-            let copied = copy_hashed(&mut source, file)?;
+            io::copy(&mut source, file)?;
+            file.rewind()?;
+            let copied = hash(file)?;
             if copied != *blob {
                 let text =
                     format!("the content has changed since it was read: it is now {copied:?}");
@@ -115,7 +118,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Returns the digest and the size of a file.
 pub(crate) fn hash_file(path: &Path) -> io::Result<Blob> {
-    copy_hashed(&mut File::open(path)?, &mut io::sink())
+    hash(&mut File::open(path)?)
 }
 
 fn place(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
@@ -125,7 +128,9 @@ fn place(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Res
     let mut unfinished = std::ffi::OsString::from(UNFINISHED);
     unfinished.push(name);
     let unfinished = folder.join(unfinished);
-    let written = File::create(&unfinished).and_then(|mut file| {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    let written = options.open(&unfinished).and_then(|mut file| {
         fill(&mut file)?;
         file.sync_all()
     });
@@ -139,20 +144,18 @@ fn place(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Res
     sync_folder(folder)
 }
 
-fn copy_hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<Blob> {
+fn hash(file: &mut File) -> io::Result<Blob> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
     let mut size = 0_u64;
     loop {
-        let count = match from.read(&mut buffer) {
+        let count = match file.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        let read = buffer.get(..count).unwrap_or_default();
-        hasher.update(read);
-        to.write_all(read)?;
+        hasher.update(buffer.get(..count).unwrap_or_default());
         size = size.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
     }
     Ok(Blob {

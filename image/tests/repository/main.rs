@@ -1,0 +1,10 @@
+//! The publisher end to end: real keys, real trees, real files.
+
+mod command;
+mod damage;
+mod fixture;
+mod interruption;
+mod keys;
+mod publishing;
+mod renewal;
+mod rotation;
