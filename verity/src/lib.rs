@@ -14,7 +14,7 @@
 //! - bytes from a device never make it panic.
 //!
 //! Start reading at [`HashArea`], which says where everything lies; then
-//! [`format`] and [`verify`]. sha256 is the only hash algorithm.
+//! [`format()`] and [`verify`]. sha256 is the only hash algorithm.
 #![warn(missing_docs)]
 
 mod area;

@@ -22,6 +22,7 @@ pub(crate) fn in_order<S, T: Send, E: Send>(
     work: impl Fn(&mut S, u64) -> Result<T, E> + Sync,
     take: impl FnMut(T) -> Result<(), E> + Send,
 ) -> Result<(), E> {
+    let threads = usize::try_from(chunks).map_or(cores.get(), |chunks| cores.get().min(chunks));
     let queue = Queue {
         inner: Mutex::new(Inner {
             claimed: 0,
@@ -31,7 +32,7 @@ pub(crate) fn in_order<S, T: Send, E: Send>(
             take,
         }),
         moved: Condvar::new(),
-        window: cores.get() * AHEAD,
+        window: threads * AHEAD,
         chunks,
     };
     let run = || {
@@ -43,8 +44,11 @@ pub(crate) fn in_order<S, T: Send, E: Send>(
         }
     };
     thread::scope(|scope| {
-        for _ in 1..cores.get() {
-            scope.spawn(run);
+        for _ in 1..threads {
+            // Fewer threads do the same work.
+            if thread::Builder::new().spawn_scoped(scope, run).is_err() {
+                break;
+            }
         }
         run();
     });

@@ -376,6 +376,7 @@ mod tests {
             let at = oracle::len(area.levels()[level].start) + block * 512;
             tree.device.0.lock().expect("nothing has panicked")[at] ^= 1;
         };
+        let first = tree.leaf(0).expect("the tree is good");
         change(0, 100);
         let error = tree.leaf(1600);
         assert!(
@@ -390,6 +391,7 @@ mod tests {
             "{error:?}"
         );
         // A failure leaves nothing unproved behind.
+        assert_eq!(tree.leaf(0).expect("its block is good"), first);
         let error = tree.leaf(1600);
         assert!(
             matches!(

@@ -228,6 +228,13 @@ fn what_cannot_be_asked_is_2_and_makes_no_file() {
             "--hash-offset=512",
         ],
     );
+    let uuid = "--uuid=0db35b9b-c124-4160-a594-80b450d68bde";
+    expect(
+        &folder,
+        2,
+        "cannot be used with",
+        &["format", "data", "hash", "--no-superblock", uuid],
+    );
     expect(&folder, 2, "Usage", &[]);
     expect(&folder, 2, "<HASH>", &["format", "data"]);
     expect(

@@ -33,7 +33,7 @@ pub(crate) enum Action {
         #[command(flatten)]
         tree: Tree,
         /// UUID of the superblock; random when not given
-        #[arg(long)]
+        #[arg(long, conflicts_with = "no_superblock")]
         uuid: Option<Uuid>,
     },
     /// Check every block of DATA and HASH against a root hash
