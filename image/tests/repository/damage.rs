@@ -21,7 +21,8 @@ fn release_file(site: &Site, version: &str) -> Release {
 
 #[test]
 fn a_damaged_blob_is_refused_by_the_name_of_its_damage() {
-    let table: [(&str, fn(&PathBuf)); 4] = [
+    type Damage = fn(&PathBuf);
+    let table: [(&str, Damage); 4] = [
         ("BlobCorrupt", |path| {
             change(path, |bytes| *bytes.last_mut().expect("a byte") ^= 0x80)
         }),
@@ -95,7 +96,8 @@ fn one_flipped_bit_in_any_signed_file_is_noticed() {
 
 #[test]
 fn metadata_that_was_swapped_removed_or_blown_up_is_refused() {
-    let table: [(&str, &str, fn(&Site)); 8] = [
+    type Damage = fn(&Site);
+    let table: [(&str, &str, Damage); 8] = [
         ("an older snapshot", "MetadataUntrusted", |site| {
             copy(site, "1.snapshot.json", "2.snapshot.json")
         }),
@@ -348,7 +350,8 @@ fn a_duly_signed_target_is_refused_when_it_is_not_what_its_name_says() {
     let release = release_of(&site, "1");
     let file = release.to_bytes().expect("a file");
     let channel = channel_of(&release);
-    let table: [(&str, &[(&str, Vec<u8>)]); 5] = [
+    type Content<'a> = (&'a str, Vec<u8>);
+    let table: [(&str, &[Content]); 5] = [
         ("TargetMisnamed", &[("2.release.json", file.clone())]),
         ("TargetBroken", &[("1.release.json", b"{}".to_vec())]),
         (

@@ -153,9 +153,7 @@ impl Site {
         let mut found = files
             .keys()
             .filter(|path| path.to_string_lossy().contains(part));
-        let path = found
-            .next()
-            .unwrap_or_else(|| panic!("no file has {part} in its path"));
+        let path = found.next().expect(part);
         assert_eq!(found.next(), None, "{part} is not unique");
         path.clone()
     }
