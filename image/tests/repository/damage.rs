@@ -351,9 +351,16 @@ fn a_duly_signed_target_is_refused_when_it_is_not_what_its_name_says() {
     let file = release.to_bytes().expect("a file");
     let channel = channel_of(&release);
     type Content<'a> = (&'a str, Vec<u8>);
-    let table: [(&str, &[Content]); 5] = [
+    let padded = |content: &[u8]| {
+        let mut content = content.to_vec();
+        content.resize(70_000, b' ');
+        content
+    };
+    let table: [(&str, &[Content]); 6] = [
         ("TargetMisnamed", &[("2.release.json", file.clone())]),
         ("TargetBroken", &[("1.release.json", b"{}".to_vec())]),
+        // Refused for its size alone, before it is read.
+        ("TargetCorrupt", &[("1.release.json", padded(&file))]),
         (
             "TargetMisnamed",
             &[
