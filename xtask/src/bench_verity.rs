@@ -44,6 +44,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Program::new("veritysetup", PathBuf::from("veritysetup"), &folder),
         Program::new("bistable-verity", ours, &folder),
     ];
+    // Two threads beside others' work gain less than one: say so with the figures.
+    let load = fs::read_to_string("/proc/loadavg").context("cannot read /proc/loadavg")?;
     let mut results = [Measured::default(), Measured::default()];
     // The first round warms the cache and proves that both do the same work.
     let mut root_hashes = Vec::new();
@@ -75,6 +77,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         }
     }
     let report = Report {
+        load,
         versions: peers.iter().map(Program::version).collect::<Result<_>>()?,
         machine: machine()?,
         runs: arguments.runs,
@@ -143,6 +146,7 @@ struct Measured {
 }
 
 struct Report {
+    load: String,
     versions: Vec<String>,
     machine: String,
     runs: u8,
@@ -153,6 +157,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.machine)?;
         writeln!(f, "{}", self.versions.join("; "))?;
+        let load = self.load.split(' ').next().unwrap_or_default();
+        writeln!(
+            f,
+            "load average before: {load} (above 0.5, the ratios come out too low)"
+        )?;
         writeln!(
             f,
             "1 GiB file in the page cache, 4096-byte blocks, sha256, 32-byte salt; \
