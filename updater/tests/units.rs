@@ -27,12 +27,21 @@ fn run(tool: &str, arguments: &[&str]) -> Option<Output> {
 
 fn told(output: &Output) -> String {
     let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
 }
 
 fn disk(path: &Path, plan: &DiskPlan) {
     let mut options = OpenOptions::new();
-    let mut file = options.read(true).write(true).create_new(true).open(path).unwrap();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .unwrap();
     file.set_len(8 * GIB).unwrap();
     create(&mut file, plan).unwrap();
 }
@@ -57,8 +66,13 @@ fn the_first_boot_makes_the_disk_that_partition_layout_would_have_made() {
     let definitions = format!("--definitions={}", units().join("repart.d").display());
     // The seed would come from the node's machine id.
     let seed = "--seed=6d7a1d4d7b0e4c0fa5f5f3b2e7a9c1d3";
-    let arguments =
-        ["--dry-run=no", "--no-pager", seed, &definitions, shipped.to_str().unwrap()];
+    let arguments = [
+        "--dry-run=no",
+        "--no-pager",
+        seed,
+        &definitions,
+        shipped.to_str().unwrap(),
+    ];
     let Some(output) = run("systemd-repart", &arguments) else {
         return;
     };
@@ -78,7 +92,12 @@ fn the_first_boot_makes_the_disk_that_partition_layout_would_have_made() {
     assert_eq!(after.slot(Slot::B).unwrap().content(), SlotContent::Empty);
     let (mut var, var_expected) = (after.var.clone().unwrap(), expected.var.unwrap());
     let short = var.len.abs_diff(var_expected.len);
-    assert!(short <= GIB / 1024, "{} instead of {}", var.len, var_expected.len);
+    assert!(
+        short <= GIB / 1024,
+        "{} instead of {}",
+        var.len,
+        var_expected.len
+    );
     var.len = var_expected.len;
     assert_eq!(var, var_expected);
 
@@ -91,8 +110,12 @@ fn the_first_boot_makes_the_disk_that_partition_layout_would_have_made() {
 #[test]
 fn every_unit_is_sound() {
     let entries = fs::read_dir(units().join("system")).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
-    let mut paths: Vec<_> = paths.map(|path| path.to_str().unwrap().to_owned()).collect();
+    let paths = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file());
+    let mut paths: Vec<_> = paths
+        .map(|path| path.to_str().unwrap().to_owned())
+        .collect();
     paths.sort();
     let mut arguments = vec!["verify", "--man=no", "--recursive-errors=no"];
     arguments.extend(paths.iter().map(String::as_str));

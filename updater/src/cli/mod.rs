@@ -12,6 +12,7 @@ mod text;
 mod watch;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::Write;
 use std::time::Duration;
 
@@ -41,6 +42,14 @@ pub struct Output<'a> {
     pub err: &'a mut dyn Write,
     /// Whether somebody watches a terminal.
     pub screen: Screen,
+}
+
+impl fmt::Debug for Output<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output")
+            .field("screen", &self.screen)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whether somebody watches.
