@@ -471,7 +471,11 @@ mod tests {
 
     #[test]
     fn a_status_is_read_target_by_target() {
-        let targets = [(0, 2400, "verity", "V"), (2400, 8, "linear", "")];
+        let targets = [
+            (0, 2400, "verity", "V"),
+            (2400, 8, "linear", ""),
+            (2408, 16, "error", "longer text"),
+        ];
         // 252:300 as the kernel's huge_encode_dev writes it.
         let status = answer(READONLY | ACTIVE_PRESENT, 0x10_fc2c, &targets).status();
         let status = status.expect("a sound answer");
