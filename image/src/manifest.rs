@@ -71,7 +71,10 @@ pub enum ManifestError {
     Write { path: PathBuf, source: io::Error },
     /// The file is not a manifest.
     #[error("{path} is not the description of an image")]
-    Parse { path: PathBuf, source: serde_json::Error },
+    Parse {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
 }
 
 impl ImageManifest {

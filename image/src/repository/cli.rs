@@ -158,7 +158,7 @@ pub struct VerifyArgs {
 /// What to rotate, from which keys to which.
 #[derive(Debug, Args)]
 pub struct RotateArgs {
-    /// The folder with the keys of all roles
+    /// The folder with the keys of all roles; with the root keys, if no others take over
     #[arg(long, value_name = "DIR")]
     keys: PathBuf,
     /// The folder with the keys that take over; without it, the same stay

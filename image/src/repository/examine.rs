@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use partition_layout::RootHash;
-use release::limits::MAX_UKI_BYTES;
+use release::limits::{MAX_HASH_AREA_BYTES, MAX_ROOT_IMAGE_BYTES, MAX_UKI_BYTES};
 use release::{BadDocument, Blob, Blobs, COMPATIBLE, Release, Salt, Verity};
 use verity::{HashArea, HashType, ReadAreaError};
 
@@ -29,6 +29,9 @@ pub enum ExamineError {
         found: u64,
         expected: u64,
     },
+    /// A file is larger than nodes take.
+    #[error("{path} has {found} bytes, and nodes take no more than {max}")]
+    TooLarge { path: PathBuf, found: u64, max: u64 },
     /// The hash tree is not that of the root image.
     #[error("{path} is not the hash area of the root image")]
     Tree { path: PathBuf, source: TreeMismatch },
@@ -82,9 +85,9 @@ pub(crate) fn examine(image: &Path) -> Result<Examined, ExamineError> {
     let uki_path = image.join(manifest.uki());
     let sbom_path = image.join(ImageManifest::SBOM);
 
-    let root = examine_file(&root_path, manifest.sizes.root)?;
-    let verity = examine_file(&verity_path, manifest.sizes.verity)?;
-    let uki = examine_file(&uki_path, manifest.sizes.uki)?;
+    let root = examine_file(&root_path, manifest.sizes.root, MAX_ROOT_IMAGE_BYTES)?;
+    let verity = examine_file(&verity_path, manifest.sizes.verity, MAX_HASH_AREA_BYTES)?;
+    let uki = examine_file(&uki_path, manifest.sizes.uki, MAX_UKI_BYTES)?;
     let sbom = match hash_file(&sbom_path) {
         Ok(blob) => Some(blob),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -146,19 +149,29 @@ pub(crate) fn examine(image: &Path) -> Result<Examined, ExamineError> {
     })
 }
 
-fn examine_file(path: &Path, expected: u64) -> Result<Blob, ExamineError> {
-    let blob = hash_file(path).map_err(|source| ExamineError::Read {
+/// Returns the blob that a file makes. Its size is looked at first: a file may
+/// say that it has more bytes than can be read in a lifetime.
+fn examine_file(path: &Path, expected: u64, max: u64) -> Result<Blob, ExamineError> {
+    let failed = |source| ExamineError::Read {
         path: path.into(),
         source,
-    })?;
-    if blob.size != expected {
+    };
+    let found = fs::metadata(path).map_err(failed)?.len();
+    if found > max {
+        return Err(ExamineError::TooLarge {
+            path: path.into(),
+            found,
+            max,
+        });
+    }
+    if found != expected {
         return Err(ExamineError::Size {
             path: path.into(),
-            found: blob.size,
+            found,
             expected,
         });
     }
-    Ok(blob)
+    hash_file(path).map_err(failed)
 }
 
 /// Checks that each block of a root image is the one that the release's root

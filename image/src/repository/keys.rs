@@ -360,11 +360,13 @@ fn create_folder(folder: &Path) -> Result<(), GenerateError> {
             }),
             None => fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(failed),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // The folders above it are nobody's secret.
+            let above = folder.parent().unwrap_or(folder);
+            fs::create_dir_all(above)
+                .and_then(|()| fs::DirBuilder::new().mode(0o700).create(folder))
+                .map_err(failed)
+        }
         Err(error) => Err(failed(error)),
     }
 }

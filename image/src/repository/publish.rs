@@ -19,7 +19,7 @@ use super::keys::KeySet;
 use super::metadata::{
     MetadataError, MetadataFile, Renew, SPEC_VERSION, Signing, parse_root, put_all,
 };
-use super::store::{METADATA, Store, TARGETS, hash_file};
+use super::store::{Content, METADATA, Store, TARGETS, compare};
 use super::trusted::{LoadError, Trusted};
 
 /// What to publish.
@@ -357,10 +357,12 @@ fn put_blobs(store: &mut impl Store, sources: &[(Blob, PathBuf)]) -> Result<u64,
     for (blob, source) in sources {
         let name = blob.path().to_string();
         let path = store.base().join(&name);
-        match hash_file(&path) {
-            Ok(found) if found == *blob => continue,
-            Ok(_) => tracing::warn!(%name, "replacing a damaged blob"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        match compare(&path, blob) {
+            Ok(Content::Same) => continue,
+            Ok(Content::Missing) => {}
+            Ok(Content::Other | Content::OtherSize(_)) => {
+                tracing::warn!(%name, "replacing a damaged blob");
+            }
             Err(source) => return Err(PublishError::Read { path, source }),
         }
         store

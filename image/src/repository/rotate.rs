@@ -48,7 +48,8 @@ pub enum RotateError {
 
 /// Makes `new` the keys of the repository in place of `old`, and returns the
 /// number of the new root file, which is also written to the folder of `new`.
-/// With the same keys for both, only the expiry and the number change.
+/// With the same keys for both, only the expiry and the number change, and
+/// the root keys are enough.
 ///
 /// Nodes follow from the root file they have to this one, because both the old
 /// and the new root keys sign it. All other metadata is signed by both sets
@@ -81,17 +82,16 @@ pub fn rotate_root(
     let signed = old.add_signatures(current.root(), signed)?;
     let root_file = MetadataFile::new(&signed)?;
 
-    let signing = Signing {
-        authorities: vec![(current.root(), old), (&root, new)],
-        expiries,
-        now,
-    };
-    let files = signing.next(
-        &base,
-        Some(&current),
-        Renew::Targets(Box::new(current.targets().clone())),
-    )?;
-    put_all(store, &files).map_err(RotateError::Put)?;
+    if !same_signers(current.root(), &root) {
+        let signing = Signing {
+            authorities: vec![(current.root(), old), (&root, new)],
+            expiries,
+            now,
+        };
+        let list = Box::new(current.targets().clone());
+        let files = signing.next(&base, Some(&current), Renew::Targets(list))?;
+        put_all(store, &files).map_err(RotateError::Put)?;
+    }
     store
         .put(&root_file.name, &root_file.bytes)
         .map_err(RotateError::Put)?;
@@ -101,4 +101,11 @@ pub fn rotate_root(
             source,
         })?;
     Ok(number)
+}
+
+/// Returns whether what is signed under one root holds under the other.
+fn same_signers(one: &Root, other: &Root) -> bool {
+    [RoleType::Targets, RoleType::Snapshot, RoleType::Timestamp]
+        .iter()
+        .all(|role| one.roles.get(role) == other.roles.get(role))
 }

@@ -121,6 +121,34 @@ pub(crate) fn hash_file(path: &Path) -> io::Result<Blob> {
     hash(&mut File::open(path)?)
 }
 
+/// How the content of a file compares with a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Missing,
+    /// It has that many bytes, which is not the blob's size; it was not read.
+    OtherSize(u64),
+    Other,
+    Same,
+}
+
+/// Compares the content of a file with a blob.
+pub(crate) fn compare(path: &Path, blob: &Blob) -> io::Result<Content> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Missing),
+        Err(error) => return Err(error),
+    };
+    let size = file.metadata()?.len();
+    if size != blob.size {
+        return Ok(Content::OtherSize(size));
+    }
+    Ok(if hash(&mut file)? == *blob {
+        Content::Same
+    } else {
+        Content::Other
+    })
+}
+
 fn place(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidFilename.into());

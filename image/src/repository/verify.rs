@@ -13,7 +13,7 @@ use tough::schema::RoleType;
 use tough::{ExpirationEnforcement, TransportErrorKind};
 
 use super::examine::{TreeMismatch, check_tree, uki_boots};
-use super::store::hash_file;
+use super::store::{Content, compare};
 use super::trusted::{LoadError, Trusted};
 
 /// What a check found.
@@ -25,8 +25,6 @@ pub struct Report {
     pub sound: Vec<Version>,
     /// When the metadata expires, by role.
     pub expires: Vec<(RoleType, Timestamp)>,
-    /// The bytes of blobs that were read.
-    pub bytes: u64,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }
@@ -273,42 +271,37 @@ impl Check<'_> {
     }
 
     fn blob(
-        &mut self,
+        &self,
         version: &Version,
         kind: &'static str,
         blob: &Blob,
     ) -> Result<Option<Problem>, VerifyError> {
         let path = self.base.join(blob.path().to_string());
         let version = version.clone();
-        let found = match hash_file(&path) {
+        let found = match compare(&path, blob) {
             Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Some(Problem::BlobMissing {
-                    version,
-                    kind,
-                    path,
-                }));
-            }
             Err(source) => return Err(VerifyError::Read { path, source }),
         };
-        self.report.bytes += found.size;
-        Ok(if found == *blob {
-            None
-        } else if found.size < blob.size {
-            let (found, expected) = (found.size, blob.size);
-            Some(Problem::BlobTruncated {
+        let expected = blob.size;
+        Ok(match found {
+            Content::Same => None,
+            Content::Missing => Some(Problem::BlobMissing {
+                version,
+                kind,
+                path,
+            }),
+            Content::OtherSize(found) if found < expected => Some(Problem::BlobTruncated {
                 version,
                 kind,
                 path,
                 found,
                 expected,
-            })
-        } else {
-            Some(Problem::BlobCorrupt {
+            }),
+            Content::OtherSize(_) | Content::Other => Some(Problem::BlobCorrupt {
                 version,
                 kind,
                 path,
-            })
+            }),
         })
     }
 
