@@ -30,6 +30,8 @@
 
 pub mod cmdline;
 pub mod console;
+#[cfg(feature = "gate")]
+pub mod health;
 mod initramfs;
 pub mod kernel;
 pub mod plan;

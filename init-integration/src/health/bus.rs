@@ -1,0 +1,193 @@
+//! The system bus, and systemd on it.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use zbus::connection::Builder;
+use zbus::fdo::PropertiesProxy;
+use zbus::names::InterfaceName;
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, proxy};
+
+/// How long connecting may take, and any one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the bus is of no use right now.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BusError {
+    #[error("cannot connect to the system bus")]
+    Connect { source: zbus::Error },
+    #[error("the system bus does not answer within {} s", PATIENCE.as_secs())]
+    Silent,
+    #[error("{whom} does not answer as it should")]
+    Call {
+        whom: &'static str,
+        source: zbus::Error,
+    },
+}
+
+/// Where the bus is.
+#[derive(Debug, Clone)]
+pub enum BusAddress {
+    System,
+    /// A bus of its own, as tests have it.
+    At(String),
+}
+
+/// A connection to the bus, made anew whenever it was lost: a node whose bus was
+/// restarted is not thereby sick for ever.
+#[derive(Debug)]
+pub struct Bus {
+    address: BusAddress,
+    connection: Option<Connection>,
+}
+
+impl Bus {
+    /// Returns a bus that is not connected yet.
+    pub const fn new(address: BusAddress) -> Self {
+        Self {
+            address,
+            connection: None,
+        }
+    }
+
+    /// Returns the connection, after making one if there is none.
+    pub async fn connection(&mut self) -> Result<Connection, BusError> {
+        if let Some(connection) = &self.connection
+            && !connection.is_closed()
+        {
+            return Ok(connection.clone());
+        }
+        let builder = match &self.address {
+            BusAddress::System => Builder::system(),
+            BusAddress::At(address) => Builder::address(address.as_str()),
+        };
+        let connecting = timeout(PATIENCE, builder.method_timeout(PATIENCE).build());
+        let connection = connecting
+            .await
+            .map_err(|_| BusError::Silent)?
+            .map_err(|source| BusError::Connect { source })?;
+        Ok(self.connection.insert(connection).clone())
+    }
+}
+
+/// A unit as `ListUnitsByPatterns` has it: name, description, load, active and sub
+/// state, followed unit, path, job, job type, job path.
+type ListedUnit = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
+    u32,
+    String,
+    OwnedObjectPath,
+);
+
+#[proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    async fn list_units_by_patterns(
+        &self,
+        states: &[&str],
+        patterns: &[&str],
+    ) -> zbus::Result<Vec<ListedUnit>>;
+    async fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    async fn reboot(&self) -> zbus::Result<()>;
+}
+
+/// How a unit stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitState {
+    pub active: String,
+    pub sub: String,
+    /// Which of its runs this is; empty when there was none.
+    pub invocation: Vec<u8>,
+}
+
+/// systemd.
+#[derive(Debug, Clone)]
+pub struct Systemd {
+    connection: Connection,
+}
+
+impl Systemd {
+    /// Returns the systemd on `connection`.
+    pub const fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    async fn manager(&self) -> zbus::Result<ManagerProxy<'_>> {
+        ManagerProxy::new(&self.connection).await
+    }
+
+    /// Returns the names of the units that failed, sorted.
+    pub async fn failed_units(&self) -> Result<Vec<String>, BusError> {
+        let ask = async {
+            self.manager()
+                .await?
+                .list_units_by_patterns(&["failed"], &[])
+                .await
+        };
+        let listed = ask.await.map_err(of_systemd)?;
+        let mut names: Vec<String> = listed.into_iter().map(|unit| unit.0).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Returns how `unit` stands. A unit that does not exist is inactive.
+    pub async fn unit(&self, unit: &str) -> Result<UnitState, BusError> {
+        self.read_unit(unit).await.map_err(of_systemd)
+    }
+
+    async fn read_unit(&self, unit: &str) -> zbus::Result<UnitState> {
+        let path = self.manager().await?.load_unit(unit).await?;
+        let properties = PropertiesProxy::builder(&self.connection)
+            .destination("org.freedesktop.systemd1")
+            .path(path)
+            .build()
+            .await?;
+        let interface = InterfaceName::from_static_str("org.freedesktop.systemd1.Unit")?;
+        let get = async |name| -> zbus::Result<OwnedVariant> {
+            Ok(properties.get(interface.clone(), name).await?)
+        };
+        Ok(UnitState {
+            active: get("ActiveState").await?.try_into()?,
+            sub: get("SubState").await?.try_into()?,
+            invocation: get("InvocationID").await?.try_into()?,
+        })
+    }
+
+    /// Asks for an orderly restart of the machine. It has only begun on return.
+    pub async fn restart_machine(&self) -> Result<(), BusError> {
+        let ask = async { self.manager().await?.reboot().await };
+        match timeout(PATIENCE, ask).await {
+            Ok(answer) => answer.map_err(of_systemd),
+            Err(_) => Err(BusError::Silent),
+        }
+    }
+}
+
+const fn of_systemd(source: zbus::Error) -> BusError {
+    BusError::Call {
+        whom: "systemd",
+        source,
+    }
+}
+
+impl BusError {
+    /// Whether the other side refused, rather than being out of reach.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Call {
+                source: zbus::Error::MethodError(name, _, _),
+                ..
+            } => Some(name.as_str()),
+            Self::Call { .. } | Self::Connect { .. } | Self::Silent => None,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! All checks of a node, and one round of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::{Client, Url};
+use tokio::time::timeout;
+
+use super::bus::{Bus, BusError, Systemd};
+use super::configuration::Configuration;
+use super::declaration::{Check, Declaration};
+use super::gate::{Finding, Importance};
+use super::image_check::ImageReading;
+use super::look::Look;
+use super::units::{UnitWatch, look_for_failed};
+use super::updater::{BootedSlot, Standing, Updater};
+use super::{command_check, containerd, http_check};
+
+/// How long a built-in check may take.
+const BUILT_IN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the built-in checks look.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// containerd's socket.
+    pub containerd: PathBuf,
+    /// The device of the booted image, or why there is none.
+    pub image: Result<PathBuf, String>,
+    /// Made when the image has been read in this boot.
+    pub image_mark: PathBuf,
+    /// The root hash on the kernel command line; empty when there is none.
+    pub root_hash: String,
+}
+
+/// The checks of a node.
+#[derive(Debug)]
+pub struct Checks {
+    http: Client,
+    root_hash: String,
+    all: Vec<NamedProbe>,
+}
+
+/// What one round found.
+#[derive(Debug)]
+pub struct Round {
+    /// By the name of the check.
+    pub findings: Vec<(String, Finding)>,
+    /// What the updater says, if it does.
+    pub booted: Option<BootedSlot>,
+}
+
+#[derive(Debug)]
+struct NamedProbe {
+    name: String,
+    importance: Importance,
+    timeout: Duration,
+    probe: Probe,
+}
+
+#[derive(Debug)]
+enum Probe {
+    FailedUnits,
+    Containerd(PathBuf),
+    Image(ImageReading),
+    Unit(UnitWatch),
+    Http {
+        url: Url,
+        status: Option<u16>,
+        unit: Option<String>,
+    },
+    Command {
+        argv: Vec<String>,
+        unit: Option<String>,
+    },
+    /// It cannot hold, whatever is looked at.
+    Lost(String),
+}
+
+impl Checks {
+    /// Returns the built-in checks and those of `configuration`.
+    pub fn new(configuration: &Configuration, places: Places) -> Result<Self, reqwest::Error> {
+        let image = match places.image {
+            Ok(device) => Probe::Image(ImageReading::new(device, places.image_mark)),
+            Err(why) => Probe::Lost(why),
+        };
+        let mut all = vec![
+            NamedProbe::built_in("failed-units", Probe::FailedUnits),
+            NamedProbe::built_in("containerd-api", Probe::Containerd(places.containerd)),
+            NamedProbe::built_in("image", image),
+        ];
+        if let Some(mistake) = configuration.mistakes.first() {
+            let why = crate::report::Chain(mistake).to_string();
+            all.push(NamedProbe::built_in("configuration", Probe::Lost(why)));
+        }
+        for (name, check) in &configuration.checks {
+            all.push(match check {
+                Ok(declaration) => NamedProbe::declared(name, declaration),
+                Err(mistake) => NamedProbe::built_in(
+                    name,
+                    Probe::Lost(crate::report::Chain(mistake).to_string()),
+                ),
+            });
+        }
+        Ok(Self {
+            http: http_check::client()?,
+            root_hash: places.root_hash,
+            all,
+        })
+    }
+
+    /// Looks at everything once, all at the same time.
+    pub async fn round(&mut self, bus: &mut Bus) -> Round {
+        let connection = bus.connection().await;
+        let (http, root_hash) = (&self.http, self.root_hash.as_str());
+        let systemd = connection.clone().map(Systemd::new);
+        let systemd = &systemd;
+        let looks = self.all.iter_mut().map(|named| async move {
+            let look = timeout(named.timeout, named.probe.look(systemd, http)).await;
+            let look = look.unwrap_or_else(|_| {
+                Look::ill(format!(
+                    "takes longer than {} ms",
+                    named.timeout.as_millis()
+                ))
+            });
+            let outcome = look.outcome(&named.name);
+            (
+                named.name.clone(),
+                Finding {
+                    importance: named.importance,
+                    outcome,
+                },
+            )
+        });
+        let (mut findings, asked) =
+            tokio::join!(join_all(looks), ask_updater(&connection, root_hash));
+        let (look, booted) = asked;
+        let outcome = look
+            .blaming(Some("bistable-updater.service"))
+            .outcome("updater");
+        findings.push((
+            "updater".to_owned(),
+            Finding {
+                importance: Importance::Required,
+                outcome,
+            },
+        ));
+        Round { findings, booted }
+    }
+}
+
+/// Looks whether the updater answers, and can read its slots.
+async fn ask_updater(
+    connection: &Result<zbus::Connection, BusError>,
+    root_hash: &str,
+) -> (Look, Option<BootedSlot>) {
+    let connection = match connection {
+        Ok(connection) => connection.clone(),
+        Err(error) => return (Look::failed(error), None),
+    };
+    match timeout(BUILT_IN_TIMEOUT, Updater::new(connection).booted_slot()).await {
+        Err(_) => (Look::ill("the updater does not answer"), None),
+        Ok(Err(error)) => (Look::failed(&error), None),
+        Ok(Ok(None)) => (Look::ill("the updater finds no booted slot"), None),
+        Ok(Ok(Some(booted))) => (judge_slot(&booted, root_hash), Some(booted)),
+    }
+}
+
+fn judge_slot(booted: &BootedSlot, root_hash: &str) -> Look {
+    if !root_hash.is_empty() && !booted.root_hash.eq_ignore_ascii_case(root_hash) {
+        return Look::ill(format!(
+            "the updater takes {:?} for the booted image, it is {root_hash}",
+            booted.root_hash
+        ));
+    }
+    match &booted.standing {
+        Standing::Good | Standing::Trial => Look::Well,
+        Standing::Other(word) => {
+            Look::ill(format!("the updater says that the booted slot is {word}"))
+        }
+    }
+}
+
+impl NamedProbe {
+    fn built_in(name: &str, probe: Probe) -> Self {
+        Self {
+            name: name.to_owned(),
+            importance: Importance::Required,
+            timeout: BUILT_IN_TIMEOUT,
+            probe,
+        }
+    }
+
+    fn declared(name: &str, declaration: &Declaration) -> Self {
+        let probe = match &declaration.check {
+            Check::Unit { unit } => Probe::Unit(UnitWatch::new(unit.clone())),
+            Check::Http { url, status, unit } => Probe::Http {
+                url: url.clone(),
+                status: *status,
+                unit: unit.clone(),
+            },
+            Check::Command { argv, unit } => Probe::Command {
+                argv: argv.clone(),
+                unit: unit.clone(),
+            },
+        };
+        Self {
+            name: name.to_owned(),
+            importance: declaration.importance,
+            timeout: declaration.timeout,
+            probe,
+        }
+    }
+}
+
+impl Probe {
+    async fn look(&mut self, systemd: &Result<Systemd, BusError>, http: &Client) -> Look {
+        match self {
+            Self::FailedUnits => match systemd {
+                Ok(systemd) => look_for_failed(systemd).await,
+                Err(error) => Look::failed(error),
+            },
+            Self::Unit(watch) => match systemd {
+                Ok(systemd) => watch.look(systemd).await,
+                Err(error) => Look::failed(error),
+            },
+            Self::Containerd(socket) => containerd::look(socket).await,
+            Self::Image(reading) => reading.look(),
+            Self::Http { url, status, unit } => http_check::look(http, url, *status)
+                .await
+                .blaming(unit.as_deref()),
+            Self::Command { argv, unit } => {
+                command_check::look(argv).await.blaming(unit.as_deref())
+            }
+            Self::Lost(why) => Look::ill(why.clone()),
+        }
+    }
+}

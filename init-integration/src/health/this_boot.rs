@@ -1,0 +1,162 @@
+//! Which boot this is, and of what.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::gate::Stakes;
+
+/// The files that say it.
+#[derive(Debug, Clone)]
+pub struct BootFiles {
+    /// `/proc/sys/kernel/random/boot_id`
+    pub boot_id: PathBuf,
+    /// `/proc/cmdline`
+    pub cmdline: PathBuf,
+    /// `/usr/lib/os-release`
+    pub os_release: PathBuf,
+    /// systemd-boot leaves its variable when the entry it booted counts its tries.
+    pub boot_count_variable: PathBuf,
+    /// The updater leaves it once the booted slot is good.
+    pub settled: PathBuf,
+}
+
+/// Which boot this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThisBoot {
+    pub boot_id: String,
+    /// As on the kernel command line; empty when there is none.
+    pub root_hash: String,
+    /// Of the image; empty when it does not say.
+    pub version: String,
+}
+
+impl BootFiles {
+    /// Returns the files of a node.
+    pub fn of_node() -> Self {
+        Self {
+            boot_id: "/proc/sys/kernel/random/boot_id".into(),
+            cmdline: "/proc/cmdline".into(),
+            os_release: "/usr/lib/os-release".into(),
+            boot_count_variable:
+                "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+                    .into(),
+            settled: "/run/bistable/settled".into(),
+        }
+    }
+
+    /// Reads which boot this is. What a file does not say is left empty: a gate
+    /// that knows less still has to decide.
+    pub fn read(&self) -> ThisBoot {
+        let boot_id = read(&self.boot_id);
+        let cmdline = read(&self.cmdline);
+        let root_hash = cmdline
+            .split_ascii_whitespace()
+            .filter_map(|word| word.strip_prefix("roothash="))
+            .next_back();
+        let os_release = read(&self.os_release);
+        let version = os_release
+            .lines()
+            .find_map(|line| line.strip_prefix("IMAGE_VERSION="));
+        ThisBoot {
+            boot_id: boot_id.trim().to_owned(),
+            root_hash: root_hash.unwrap_or_default().to_ascii_lowercase(),
+            version: version
+                .unwrap_or_default()
+                .trim_matches(['"', '\''])
+                .to_owned(),
+        }
+    }
+
+    /// Says what is at stake when the updater cannot be asked: a boot that the boot
+    /// loader counts is a trial until the updater has said that it is over.
+    pub fn presumed_stakes(&self) -> Stakes {
+        if self.boot_count_variable.exists() && !self.settled.exists() {
+            Stakes::Trial
+        } else {
+            Stakes::Settled
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    let text: io::Result<String> = fs::read_to_string(path);
+    text.unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "cannot tell which boot this is");
+        String::new()
+    })
+}
+
+/// Returns the time since the kernel started, sleep included: a gate that is started again
+/// finds the clock where it left it.
+pub fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    // It does not go back before its zero.
+    Duration::try_from(time).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &Path) -> BootFiles {
+        BootFiles {
+            boot_id: folder.join("boot_id"),
+            cmdline: folder.join("cmdline"),
+            os_release: folder.join("os-release"),
+            boot_count_variable: folder.join("variable"),
+            settled: folder.join("settled"),
+        }
+    }
+
+    #[test]
+    fn this_boot_is_read_from_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        fs::write(&files.boot_id, "0a1b\n").unwrap();
+        fs::write(&files.cmdline, "gpt roothash=ABC panic=10\n").unwrap();
+        fs::write(
+            &files.os_release,
+            "ID=bistable\nIMAGE_VERSION=\"1.2~rc1\"\n",
+        )
+        .unwrap();
+        let expected = ThisBoot {
+            boot_id: "0a1b".to_owned(),
+            root_hash: "abc".to_owned(),
+            version: "1.2~rc1".to_owned(),
+        };
+        assert_eq!(files.read(), expected);
+    }
+
+    #[test]
+    fn files_that_are_not_there_leave_it_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let nothing = ThisBoot {
+            boot_id: String::new(),
+            root_hash: String::new(),
+            version: String::new(),
+        };
+        assert_eq!(files(folder.path()).read(), nothing);
+    }
+
+    #[test]
+    fn a_counted_boot_is_presumed_a_trial_until_it_is_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        assert_eq!(files.presumed_stakes(), Stakes::Settled);
+        fs::write(&files.boot_count_variable, "").unwrap();
+        assert_eq!(files.presumed_stakes(), Stakes::Trial);
+        fs::write(&files.settled, "").unwrap();
+        assert_eq!(files.presumed_stakes(), Stakes::Settled);
+    }
+
+    #[test]
+    fn the_clock_runs_from_the_start_of_the_kernel() {
+        let before = since_boot();
+        assert!(before > Duration::ZERO);
+        assert!(since_boot() >= before);
+    }
+}
