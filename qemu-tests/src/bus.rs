@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use zbus::connection::AuthMechanism;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Proxy, Variant, connection};
 
@@ -200,6 +201,7 @@ impl Bus {
         stream.set_nodelay(true)?;
         // What the bus goes by is the proxy's user; the name given must be the same one.
         Ok(connection::Builder::tcp_stream(stream)
+            .auth_mechanism(AuthMechanism::External)
             .user_id(0)
             .method_timeout(METHOD)
             .build()

@@ -1,1 +1,22 @@
-//! The stories.
+//! The stories: a node, from firmware to the last word on its disk.
+//!
+//! Each reads the states it claims twice: over the node's own D-Bus, and from
+//! the disk from outside when the node is off. `cargo xtask test` makes what
+//! they stand on (see `qemu_tests::fixtures`) and runs them two at a time.
+
+#[path = "stories/boot.rs"]
+mod boot;
+#[path = "stories/flipped_byte.rs"]
+mod flipped_byte;
+#[path = "stories/hostile_repository.rs"]
+mod hostile_repository;
+#[path = "stories/never_up.rs"]
+mod never_up;
+#[path = "stories/power_cut.rs"]
+mod power_cut;
+#[path = "stories/sick_unit.rs"]
+mod sick_unit;
+#[path = "stories/tale.rs"]
+mod tale;
+#[path = "stories/update.rs"]
+mod update;

@@ -1,0 +1,132 @@
+//! Story 1: release 1 boots under dm-verity, runs a container, and finds its `/var` again.
+
+use anyhow::{Result, ensure};
+use partition_layout::Slot;
+use qemu_tests::console::Mark;
+use qemu_tests::container;
+use qemu_tests::deadline::Deadline;
+use qemu_tests::node::BOOT_SECONDS;
+use qemu_tests::probe::{self, Request};
+use qemu_tests::smbios::Handed;
+use qemu_tests::story::{expect_disk, expect_slots, tell};
+
+use crate::tale::{EMPTY, at_rest, good};
+
+const REMEMBERED: &str = "/var/lib/story";
+
+fn container_unit() -> String {
+    format!(
+        "[Unit]\nDescription=A container from outside\nRequires=containerd.service\nAfter=containerd.service\n\
+         [Service]\nType=oneshot\nStandardOutput=journal+console\nStandardError=journal+console\n\
+         ExecStart=/usr/bin/ctr images import /dev/disk/by-id/virtio-container\n\
+         ExecStart=/usr/bin/ctr run --rm {} story\n",
+        container::IMAGE
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> Result<()> {
+    tell("boot", async |story| {
+        let one = story.image("1")?;
+        let program = probe::build(story.folder())?;
+        let archive = container::write(story.folder(), &program, &["hello"])?;
+        let handed = Handed::default().unit("container-story.service", &container_unit());
+        let node = story
+            .machine_with_probe(handed)?
+            .with_disk("container", &archive)
+            .power_on()
+            .await?;
+
+        let bus = node.bus().await?;
+        story.step("the bus answers");
+        let failed = bus
+            .failed_units_once_started(Deadline::after(BOOT_SECONDS))
+            .await?;
+        ensure!(failed.is_empty(), "these units failed: {failed:?}");
+        story.step("all units have started");
+        at_rest(&bus).await?;
+        expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
+
+        // The kernel itself says what the root stands on.
+        let mounts = node.probe(&Request::Read("/proc/self/mounts")).await?;
+        let root = mounts
+            .lines()
+            .find(|line| line.split(' ').nth(1) == Some("/"))
+            .unwrap_or_default();
+        ensure!(
+            root.starts_with("/dev/dm-0 / erofs ro")
+                || root.starts_with("/dev/mapper/root / erofs ro"),
+            "the root is {root:?}"
+        );
+        let uuid = node
+            .probe(&Request::Read("/sys/block/dm-0/dm/uuid"))
+            .await?;
+        ensure!(
+            uuid.starts_with("CRYPT-VERITY-"),
+            "the root's device-mapper UUID is {uuid:?}"
+        );
+        for path in ["/altered", "/usr/bin/altered", "/usr/lib/os-release"] {
+            let refused = node.probe(&Request::Write(path, "x")).await;
+            let error = refused.expect_err("the root was written to").to_string();
+            ensure!(error.contains("Read-only file system"), "{path}: {error}");
+        }
+
+        let mark = node.console().mark();
+        bus.start_unit("container-story.service").await?;
+        let result = bus
+            .unit_ended("container-story.service", Deadline::after(BOOT_SECONDS))
+            .await?;
+        ensure!(result == "success", "the container ended with {result:?}");
+        let said = node
+            .console()
+            .wait_for(mark, "container says hello", Deadline::after(60))
+            .await?;
+        ensure!(
+            said.text.contains("process 1,"),
+            "the container shares the node's processes: {:?}",
+            said.text
+        );
+        story.step("a container ran");
+
+        node.probe(&Request::Write(REMEMBERED, "what was")).await?;
+        let machine_id = node.probe(&Request::Read("/etc/machine-id")).await?;
+        let machine = node.shut_down().await?;
+        story.step("switched off");
+        let var = machine.disk()?.layout().var.as_ref().map(|var| var.uuid);
+        ensure!(var.is_some(), "there is no /var on the disk");
+        expect_disk(&machine, Some(&one), None, &["bistable_1.efi"])?;
+
+        let node = machine.power_on().await?;
+        let bus = node.bus().await?;
+        ensure!(
+            node.probe(&Request::Read(REMEMBERED)).await? == "what was",
+            "/var was lost"
+        );
+        ensure!(
+            node.probe(&Request::Read("/etc/machine-id")).await? == machine_id,
+            "the machine is another one"
+        );
+        let failed = bus
+            .failed_units_once_started(Deadline::after(BOOT_SECONDS))
+            .await?;
+        ensure!(
+            failed.is_empty(),
+            "these units failed at the second boot: {failed:?}"
+        );
+        at_rest(&bus).await?;
+        expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
+        ensure!(
+            node.console().find(Mark::START, "is corrupted").is_none(),
+            "something is corrupted"
+        );
+        let machine = node.shut_down().await?;
+        ensure!(
+            machine.disk()?.layout().var.as_ref().map(|var| var.uuid) == var,
+            "/var was made anew"
+        );
+        expect_disk(&machine, Some(&one), None, &["bistable_1.efi"])?;
+        story.step("the second boot found its /var");
+        Ok(())
+    })
+    .await
+}

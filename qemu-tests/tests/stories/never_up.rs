@@ -1,0 +1,113 @@
+//! Story 4: a release whose userspace never comes up is left behind by the boot loader.
+
+use anyhow::{Result, ensure};
+use partition_layout::Slot;
+use qemu_tests::bus::StageOptions;
+use qemu_tests::deadline::Deadline;
+use qemu_tests::node::{BOOT_SECONDS, Node, RESET_SECONDS};
+use qemu_tests::smbios::Handed;
+use qemu_tests::story::{Story, expect_disk, expect_slots, tell};
+
+use crate::tale::{EMPTY, at_rest, good, stage_well};
+
+/// What must be seen on the way down.
+struct Fall {
+    image: &'static str,
+    tries: u32,
+    /// Waits for one attempt to fail, from the moment it is booted.
+    seconds: u64,
+}
+
+async fn fall_and_return(
+    story: &mut Story,
+    fall: Fall,
+    failed: impl AsyncFn(&Node, Deadline) -> Result<()>,
+) -> Result<()> {
+    let (one, sick) = (story.image("1")?, story.image(fall.image)?);
+    let shop = story.open_shop(&[fall.image]).await?;
+    let node = story
+        .machine(shop.configure(Handed::default()))?
+        .power_on()
+        .await?;
+    let bus = node.bus().await?;
+    at_rest(&bus).await?;
+    stage_well(
+        &bus,
+        &sick,
+        StageOptions {
+            tries: Some(fall.tries),
+        },
+    )
+    .await?;
+    story.step("staged");
+
+    let mark = node.qmp().mark();
+    bus.reboot().await?;
+    node.reset(mark, RESET_SECONDS).await?;
+    for attempt in 1..=fall.tries {
+        let mark = node.qmp().mark();
+        failed(&node, Deadline::after(fall.seconds)).await?;
+        node.reset(mark, fall.seconds).await?;
+        story.step(&format!("attempt {attempt} failed"));
+    }
+
+    let bus = node.bus().await?;
+    at_rest(&bus).await?;
+    story.step("back on release 1");
+    expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
+    let rollback = bus.updater().await?.last_rollback;
+    ensure!(
+        rollback.version == sick.version && rollback.root_hash == sick.root_hash,
+        "{rollback:?}"
+    );
+    ensure!(
+        rollback.tries == fall.tries,
+        "it was tried {} times, it says: {rollback:?}",
+        rollback.tries
+    );
+    ensure!(
+        !rollback.reason.is_empty(),
+        "no reason was kept: {rollback:?}"
+    );
+    let machine = node.shut_down().await?;
+    expect_disk(&machine, Some(&one), None, &["bistable_1.efi"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_panics_spends_its_tries_and_the_old_slot_runs() -> Result<()> {
+    tell("panic", async |story| {
+        let fall = Fall {
+            image: "panic",
+            tries: 2,
+            seconds: BOOT_SECONDS,
+        };
+        fall_and_return(story, fall, async |node, deadline| {
+            // `panic=10` leaves the message standing until the reset.
+            let mark = node.console().mark();
+            node.console()
+                .wait_for(mark, "Kernel panic", deadline)
+                .await?;
+            Ok(())
+        })
+        .await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_is_bitten_by_the_watchdog_and_the_old_slot_runs() -> Result<()> {
+    tell("hang", async |story| {
+        let fall = Fall {
+            image: "hang",
+            tries: 1,
+            seconds: BOOT_SECONDS,
+        };
+        fall_and_return(story, fall, async |node, deadline| {
+            let mark = node.qmp().mark();
+            node.qmp().wait_for(mark, "WATCHDOG", deadline).await?;
+            Ok(())
+        })
+        .await
+    })
+    .await
+}

@@ -1,0 +1,78 @@
+//! Story 7: the power fails at five points of staging, and each time the old slot boots.
+
+use anyhow::{Result, ensure};
+use partition_layout::Slot;
+use qemu_tests::bus::StageOptions;
+use qemu_tests::deadline::Deadline;
+use qemu_tests::smbios::Handed;
+use qemu_tests::story::{expect_disk, expect_slots, tell};
+
+use crate::tale::{STAGE_SECONDS, TRIAL_SECONDS, armed, at_rest, good, stage_well, state};
+
+/// Where the power fails, in percent of the work of staging: fetch and write first, read-back last.
+const CUTS: [u64; 5] = [2, 25, 50, 75, 97];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_the_power_fails_the_old_slot_boots_and_staging_then_completes() -> Result<()> {
+    tell("power-cut", async |story| {
+        let (one, two) = (story.image("1")?, story.image("2")?);
+        let shop = story.open_shop(&["2"]).await?;
+        let mut machine = story.machine(shop.configure(Handed::default()))?;
+        for cut in CUTS {
+            let node = machine.power_on().await?;
+            let bus = node.bus().await?;
+            at_rest(&bus).await?;
+            let updater = bus.updater().await?;
+            ensure!(updater.booted_version == one.version, "{updater:?}");
+            let job = bus.stage("", StageOptions::default()).await?;
+            let report = job
+                .until(Deadline::after(STAGE_SECONDS), async |report| {
+                    Ok(report.reached(cut))
+                })
+                .await?;
+            machine = node.cut();
+            ensure!(
+                report.result.is_empty(),
+                "staging was over before the cut at {cut} %: {report:?}"
+            );
+            // Half-written or whole, nothing but the old slot can be booted.
+            let entries = machine.disk()?.boot_entry_names()?;
+            ensure!(
+                entries == ["bistable_1.efi"],
+                "after the cut at {cut} %, the boot entries are {entries:?}"
+            );
+            story.step(&format!(
+                "cut at {cut} % ({}, {} bytes done)",
+                report.phase, report.bytes_done
+            ));
+        }
+
+        let node = machine.power_on().await?;
+        let bus = node.bus().await?;
+        at_rest(&bus).await?;
+        stage_well(&bus, &two, StageOptions::default()).await?;
+        expect_slots(&bus, Slot::A, good(&one), armed(&two)).await?;
+        story.step("staging completes");
+        // Once more, right after the last step: what is reported as armed is armed on the disk.
+        let machine = node.cut();
+        expect_disk(
+            &machine,
+            Some(&one),
+            Some(&two),
+            &["bistable_1.efi", "bistable_2+3.efi"],
+        )?;
+        let node = machine.power_on().await?;
+        let bus = node.bus().await?;
+        state(&bus, "idle", TRIAL_SECONDS).await?;
+        expect_slots(&bus, Slot::B, good(&one), good(&two)).await?;
+        story.step("release 2 is good");
+        let machine = node.shut_down().await?;
+        expect_disk(
+            &machine,
+            Some(&one),
+            Some(&two),
+            &["bistable_1.efi", "bistable_2.efi"],
+        )
+    })
+    .await
+}

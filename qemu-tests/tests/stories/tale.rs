@@ -1,0 +1,92 @@
+//! What several stories have in common: a node that starts sound, and stages.
+
+use anyhow::{Context, Result, ensure};
+use qemu_tests::bus::{Bus, JobReport, StageOptions};
+use qemu_tests::deadline::{Deadline, Look};
+use qemu_tests::fixtures::Image;
+use qemu_tests::story::SlotIs;
+
+/// How long staging may take: 105 MB written and read back, about 30 s alone.
+pub(crate) const STAGE_SECONDS: u64 = 300;
+
+/// How long a trial may take from power-on to good: a boot and the gate's soak.
+pub(crate) const TRIAL_SECONDS: u64 = 300;
+
+pub(crate) const EMPTY: SlotIs<'static> = SlotIs {
+    status: "empty",
+    image: None,
+};
+
+pub(crate) fn good(image: &Image) -> SlotIs<'_> {
+    SlotIs {
+        status: "good",
+        image: Some(image),
+    }
+}
+
+pub(crate) fn armed(image: &Image) -> SlotIs<'_> {
+    SlotIs {
+        status: "armed",
+        image: Some(image),
+    }
+}
+
+/// Waits until the updater rests in `state`.
+pub(crate) async fn state(bus: &Bus, state: &str, seconds: u64) -> Result<()> {
+    Deadline::after(seconds)
+        .until(format_args!("the updater to be {state}"), async || {
+            let updater = bus.updater().await?;
+            Ok(if updater.state == state {
+                Look::Found(())
+            } else {
+                Look::NotYet(format!("it is {}", updater.state))
+            })
+        })
+        .await
+}
+
+/// Waits until the updater has booted soundly, and is at rest.
+pub(crate) async fn at_rest(bus: &Bus) -> Result<()> {
+    state(bus, "idle", TRIAL_SECONDS).await
+}
+
+/// Stages what the channel names, to the end.
+pub(crate) async fn stage(bus: &Bus, options: StageOptions) -> Result<JobReport> {
+    let job = bus.stage("", options).await?;
+    job.ended(Deadline::after(STAGE_SECONDS)).await
+}
+
+/// Stages what the channel names, and it must succeed.
+pub(crate) async fn stage_well(bus: &Bus, image: &Image, options: StageOptions) -> Result<()> {
+    let report = stage(bus, options).await?;
+    ensure!(
+        report.result == "done",
+        "staging {} ended so: {report:?}",
+        image.version
+    );
+    ensure!(
+        report.version == image.version,
+        "{} was staged instead of {}",
+        report.version,
+        image.version
+    );
+    let updater = bus.updater().await?;
+    ensure!(
+        updater.state == "staged" && updater.staged_version == image.version,
+        "after staging: {updater:?}"
+    );
+    Ok(())
+}
+
+/// Returns the name, without its prefix, with which a job failed.
+pub(crate) fn failure(report: &JobReport) -> Result<&str> {
+    ensure!(
+        report.result == "failed",
+        "the job did not fail: {report:?}"
+    );
+    report
+        .error
+        .0
+        .strip_prefix("io.bistable.Error.")
+        .with_context(|| format!("an unnamed error: {report:?}"))
+}

@@ -1,0 +1,174 @@
+//! Story 2: release 2 to slot B, release 3 back to slot A, each through a trial.
+
+use std::cell::RefCell;
+
+use anyhow::{Result, ensure};
+use partition_layout::Slot;
+use qemu_tests::bus::{Bus, JobReport, StageOptions};
+use qemu_tests::deadline::{Deadline, Look};
+use qemu_tests::fixtures::Image;
+use qemu_tests::node::{Node, RESET_SECONDS};
+use qemu_tests::smbios::Handed;
+use qemu_tests::story::{Story, expect_disk, expect_slots, tell};
+
+use crate::tale::{STAGE_SECONDS, TRIAL_SECONDS, armed, at_rest, good, state};
+
+/// Stages what the channel names, and watches its progress all the way.
+async fn stage_watched(bus: &Bus, image: &Image) -> Result<()> {
+    let job = bus.stage("", StageOptions::default()).await?;
+    let last: RefCell<Option<JobReport>> = RefCell::new(None);
+    let points = RefCell::new(0);
+    let end = job
+        .until(Deadline::after(STAGE_SECONDS), async |report| {
+            if let Some(before) = last.borrow().as_ref() {
+                ensure!(
+                    report.bytes_done >= before.bytes_done,
+                    "progress went back: {before:?}, then {report:?}"
+                );
+            }
+            if report.at_100_percent() {
+                // All done, so the spare must be bootable already.
+                let slots = bus.slots().await?;
+                let spare = slots
+                    .iter()
+                    .find(|slot| !slot.booted)
+                    .map(|slot| slot.status.clone());
+                ensure!(
+                    spare.as_deref() == Some("armed"),
+                    "100 %, and the spare is {spare:?}: {report:?}"
+                );
+            } else if report.bytes_done > 0 {
+                *points.borrow_mut() += 1;
+            }
+            last.replace(Some(report.clone()));
+            Ok(false)
+        })
+        .await?;
+    ensure!(
+        end.result == "done" && end.at_100_percent(),
+        "staging ended so: {end:?}"
+    );
+    ensure!(
+        end.version == image.version,
+        "{} was staged instead of {}",
+        end.version,
+        image.version
+    );
+    ensure!(
+        *points.borrow() >= 3,
+        "progress was seen at {} points only",
+        points.borrow()
+    );
+    Ok(())
+}
+
+/// Reboots into the trial of `image` in `slot`, and waits until it is good.
+async fn reboot_into_trial(node: &Node, bus: &Bus, slot: Slot, image: &Image) -> Result<Bus> {
+    let mark = node.qmp().mark();
+    bus.reboot().await?;
+    node.reset(mark, RESET_SECONDS).await?;
+    let bus = node.bus().await?;
+    let seen = RefCell::new(Vec::new());
+    Deadline::after(TRIAL_SECONDS)
+        .until("the trial to end well", async || {
+            let updater = bus.updater().await?;
+            ensure!(
+                updater.booted_version == image.version,
+                "{} is booted: {updater:?}",
+                updater.booted_version
+            );
+            ensure!(
+                updater.booted_slot == slot.to_string(),
+                "slot {} is booted",
+                updater.booted_slot
+            );
+            seen.borrow_mut().push(updater.state.clone());
+            Ok(if updater.state == "idle" {
+                Look::Found(())
+            } else {
+                Look::NotYet(updater.state)
+            })
+        })
+        .await?;
+    ensure!(
+        seen.borrow().iter().any(|state| state == "trial"),
+        "it was good without a trial: {:?}",
+        seen.borrow()
+    );
+    Ok(bus)
+}
+
+async fn update(story: &mut Story) -> Result<()> {
+    let (one, two, three) = (story.image("1")?, story.image("2")?, story.image("3")?);
+    let shop = story.open_shop(&["2"]).await?;
+    let machine = story.machine(shop.configure(Handed::default()))?;
+    let node = machine.power_on().await?;
+    let bus = node.bus().await?;
+    at_rest(&bus).await?;
+    story.step("release 1 is at rest");
+
+    let check = bus
+        .check_for_update()
+        .await?
+        .ended(Deadline::after(STAGE_SECONDS))
+        .await?;
+    ensure!(check.result == "done", "the check ended so: {check:?}");
+    let available = bus.updater().await?.available_version;
+    ensure!(available == two.version, "{available:?} is on offer");
+    stage_watched(&bus, &two).await?;
+    state(&bus, "staged", 10).await?;
+    expect_slots(&bus, Slot::A, good(&one), armed(&two)).await?;
+    story.step("release 2 is staged");
+
+    let bus = reboot_into_trial(&node, &bus, Slot::B, &two).await?;
+    expect_slots(&bus, Slot::B, good(&one), good(&two)).await?;
+    ensure!(
+        bus.updater().await?.floor == two.version,
+        "the floor was not raised: {:?}",
+        bus.updater().await?
+    );
+    story.step("release 2 is good");
+
+    let machine = node.shut_down().await?;
+    expect_disk(
+        &machine,
+        Some(&one),
+        Some(&two),
+        &["bistable_1.efi", "bistable_2.efi"],
+    )?;
+    let node = machine.power_on().await?;
+    shop.publisher.publish(&three, &shop.repository)?;
+    let bus = node.bus().await?;
+    at_rest(&bus).await?;
+    expect_slots(&bus, Slot::B, good(&one), good(&two)).await?;
+    story.step("a cold boot chose release 2");
+
+    stage_watched(&bus, &three).await?;
+    expect_slots(&bus, Slot::B, armed(&three), good(&two)).await?;
+    story.step("release 3 is staged");
+    let bus = reboot_into_trial(&node, &bus, Slot::A, &three).await?;
+    expect_slots(&bus, Slot::A, good(&three), good(&two)).await?;
+    story.step("release 3 is good");
+
+    let history = bus.history().await?;
+    let versions: Vec<_> = history
+        .iter()
+        .filter_map(|entry| entry.get("version")?.as_str())
+        .collect();
+    ensure!(
+        versions.contains(&"2") && versions.contains(&"3"),
+        "the history does not tell of both: {history:?}"
+    );
+    let machine = node.shut_down().await?;
+    expect_disk(
+        &machine,
+        Some(&three),
+        Some(&two),
+        &["bistable_2.efi", "bistable_3.efi"],
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_updates_bring_the_node_back_to_slot_a() -> Result<()> {
+    tell("update", update).await
+}
