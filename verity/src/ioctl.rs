@@ -504,6 +504,15 @@ mod tests {
         assert!(matches!(status, Err(DmError::Answer { .. })), "{status:?}");
     }
 
+    #[test]
+    fn an_answer_whose_targets_do_not_move_on_is_an_error() {
+        let mut answer = answer(0, 0, &[(0, 8, "verity", "V")]);
+        answer.bytes[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+        answer.bytes[332..336].copy_from_slice(&0_u32.to_ne_bytes());
+        let status = answer.status();
+        assert!(matches!(status, Err(DmError::Answer { .. })), "{status:?}");
+    }
+
     proptest! {
         #[test]
         fn no_answer_makes_it_panic(
