@@ -173,6 +173,40 @@ fn an_image_whose_parts_do_not_belong_together_is_not_published() {
 }
 
 #[test]
+fn a_file_that_claims_to_be_endless_is_refused_unread() {
+    let site = Site::with(&["1"]);
+    let image = site.image("2");
+    let file = fs::File::options()
+        .write(true)
+        .open(image.join(ImageManifest::ROOT))
+        .expect("the root image");
+    file.set_len(1 << 40).expect("a hole");
+    let error = site.publish("2").expect_err("too large");
+    assert!(
+        chain(&error).contains("nodes take no more than"),
+        "{error:?}"
+    );
+    let blob = site.file(&root_blob(&site));
+    let file = fs::File::options()
+        .write(true)
+        .open(blob)
+        .expect("the blob");
+    file.set_len(1 << 40).expect("a hole");
+    assert_eq!(site.problems(), ["BlobCorrupt"]);
+}
+
+/// Returns the name of the only release's root image.
+fn root_blob(site: &Site) -> String {
+    let bytes = fs::read(site.file(".release.json")).expect("the release");
+    Release::parse(&bytes)
+        .expect("a release")
+        .blobs
+        .root
+        .sha256
+        .to_string()
+}
+
+#[test]
 fn a_second_publisher_is_turned_away_and_told_why() {
     let site = Site::with(&["1"]);
     let lock = site.lock();

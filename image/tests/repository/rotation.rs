@@ -62,6 +62,8 @@ fn a_thief_without_a_quorum_of_root_keys_cannot_rotate() {
     for name in ["root-1.pem", "root-2.pem"] {
         fs::remove_file(site.path("keys").join(name)).expect("a key");
     }
+    // A copy of the one that is left is no second signature.
+    fs::copy(site.path("keys/root-3.pem"), site.path("keys/root-1.pem")).expect("a copy");
     site.keys = KeySet::load(&site.path("keys")).expect("the keys that are left");
     let before = site.files();
     let thief = Site::new();
@@ -100,5 +102,20 @@ fn a_root_file_gets_a_later_expiry_with_the_same_keys() {
     assert_eq!(site.problems(), [""; 0]);
     site.keys = KeySet::load(&site.path("keys")).expect("keys");
     site.publish("2").expect("a release");
+    assert_eq!(site.problems(), [""; 0]);
+}
+
+#[test]
+fn a_quorum_of_root_keys_alone_is_enough_for_a_later_expiry() {
+    let site = Site::with(&["1"]);
+    let folder = site.path("safe");
+    fs::create_dir(&folder).expect("a folder");
+    for name in ["root-1.pem", "root-3.pem", "root.json"] {
+        fs::copy(site.path("keys").join(name), folder.join(name)).expect(name);
+    }
+    let keys = KeySet::load(&folder).expect("two root keys");
+    let now = Timestamp::now();
+    let rotated = rotate_root(&mut site.lock(), &keys, &keys, &Expiries::default(), now);
+    assert_eq!(rotated.expect("rotated"), number(2));
     assert_eq!(site.problems(), [""; 0]);
 }
