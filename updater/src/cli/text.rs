@@ -29,6 +29,7 @@ pub(super) fn status(status: &Status) -> String {
         "available",
         &match &status.available_version {
             Some(version) => format!("{version} ({checked})"),
+            None if status.last_check.is_none() => format!("unknown ({checked})"),
             None => format!("nothing new ({checked})"),
         },
     );
@@ -60,6 +61,7 @@ fn state(status: &Status) -> String {
         "clearing" => "emptying the spare slot",
         "staged" => "a release waits for the reboot",
         "trial" => "the running release has yet to pass its health gate",
+        "condemned" => "the running release has failed; the next reboot leads back",
         "rebooting" => "the node is going down",
         _ => return status.state.clone(),
     };
@@ -101,7 +103,7 @@ pub(super) fn progress(job: &Job) -> String {
         return text;
     }
     if !job.phase.is_empty() {
-        write!(text, ": {}", job.phase).expect(MEMORY);
+        write!(text, ": {}", phase(&job.phase)).expect(MEMORY);
     }
     if let Some(percent) = percent(job) {
         write!(
@@ -113,6 +115,23 @@ pub(super) fn progress(job: &Job) -> String {
         .expect(MEMORY);
     }
     text
+}
+
+/// Returns a phase of a job in words; one of a newer updater as it is.
+pub(super) fn phase(phase: &str) -> &str {
+    match phase {
+        "check" => "reading the metadata",
+        "resolve" => "reading the release",
+        "disarm" => "emptying the spare slot",
+        "tree" => "writing the hash tree",
+        "root" => "writing the root image",
+        "verify" => "reading back",
+        "label" => "labelling the slot",
+        "kernel" => "writing the kernel",
+        "arm" => "arming",
+        "clear" => "undoing",
+        other => other,
+    }
 }
 
 /// Returns how much of the work is done, never 100 before all of it is.
@@ -215,6 +234,13 @@ fn time(when: Timestamp) -> String {
     when.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
+/// Terminals obey control characters, and not all of this text is our own.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .collect()
+}
+
 /// Lines with a name in front.
 #[derive(Default)]
 struct Lines {
@@ -223,14 +249,14 @@ struct Lines {
 
 impl Lines {
     fn row(&mut self, name: &str, value: &str) {
-        writeln!(self.text, "{name:<12} {value}").expect(MEMORY);
+        writeln!(self.text, "{name:<12} {}", plain(value)).expect(MEMORY);
     }
 }
 
 /// Returns columns under headers; the last one is as wide as it is.
 fn table<const N: usize>(headers: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut all = vec![headers.map(str::to_owned)];
-    all.extend(rows);
+    all.extend(rows.map(|row| row.map(|cell| plain(&cell))));
     let widths: [usize; N] = std::array::from_fn(|column| {
         let cells = all.iter().filter_map(|row| row.get(column));
         cells

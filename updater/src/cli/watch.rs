@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
-use zbus::fdo::PropertiesProxy;
+use zbus::fdo::{self, PropertiesProxy};
 use zbus::names::InterfaceName;
 use zbus::{Connection, OwnedObjectPath};
 
@@ -16,6 +16,7 @@ use super::bus::JobProxy;
 use super::failure::CommandError;
 use super::model::Job;
 use super::text;
+use crate::names::ErrorName;
 
 const JOB: InterfaceName<'static> =
     InterfaceName::from_static_str_unchecked("io.bistable.Updater1.Job");
@@ -81,7 +82,8 @@ impl<'a> Display<'a> {
                     bar.set_position(job.bytes_done);
                 }
                 let version = job.version.as_deref().unwrap_or_default();
-                bar.set_message(format!("{version} {}", job.phase).trim().to_owned());
+                let phase = text::phase(&job.phase);
+                bar.set_message(format!("{version} {phase}").trim().to_owned());
                 Ok(())
             }
             Self::Lines { out, phase, step } => {
@@ -146,7 +148,7 @@ pub(super) async fn watch(
     let mut asked_to_cancel = false;
 
     loop {
-        let now = Job::read(&properties.get_all(JOB).await?);
+        let now = Job::read(&properties.get_all(JOB).await.map_err(gone)?);
         display.show(&now)?;
         if now.result.is_some() {
             return Ok(Watched::Ended(now));
@@ -162,9 +164,37 @@ pub(super) async fn watch(
                 }
                 asked_to_cancel = true;
                 display.say("cancelling; press Ctrl-C again to leave it to the updater")?;
-                job.cancel().await?;
+                cancel(&job).await?;
             }
         }
+    }
+}
+
+/// A job that cannot be asked any more went with its updater: perhaps there is
+/// a new one already, which knows nothing of it.
+fn gone(error: fdo::Error) -> CommandError {
+    let with_the_updater = matches!(
+        error,
+        fdo::Error::ServiceUnknown(_)
+            | fdo::Error::NameHasNoOwner(_)
+            | fdo::Error::NoReply(_)
+            | fdo::Error::UnknownObject(_)
+            | fdo::Error::UnknownInterface(_)
+    );
+    match with_the_updater {
+        true => CommandError::Vanished,
+        false => error.into(),
+    }
+}
+
+/// Asks a job to stop. One that has ended in between needs no asking.
+async fn cancel(job: &JobProxy<'_>) -> Result<(), CommandError> {
+    match job.cancel().await.map_err(CommandError::from) {
+        Err(CommandError::Named {
+            name: ErrorName::NoSuchJob,
+            ..
+        }) => Ok(()),
+        result => result,
     }
 }
 
@@ -174,7 +204,7 @@ fn plain_style() -> ProgressStyle {
 
 fn bytes_style() -> ProgressStyle {
     ProgressStyle::with_template(
-        "{spinner} {msg:24} [{bar:30}] {percent:>3} %  {binary_bytes} of {binary_total_bytes}  {eta} left",
+        "{spinner} {msg:34} [{bar:30}] {percent:>3} %  {binary_bytes} of {binary_total_bytes}  {eta} left",
     )
     .expect("the template is sound")
     .progress_chars("=> ")
