@@ -1,0 +1,231 @@
+//! The orders, as literal lists: what comes first and what last is the point.
+
+use partition_layout::{RootHash, Version};
+use release::Release;
+
+use super::words::{Blame, Complaint, Effect, Note, Outcome, Target};
+use crate::node::{Node, SlotStatus, Standing, Way};
+use crate::records::Happened;
+
+/// The fewest tries of a trial that a one-shot wish starts. It is started once,
+/// and must have one left while it runs: when it is good, the newer release
+/// gives way first, and a cut then must find something with tries to boot.
+pub const ONE_SHOT_TRIES: u32 = 2;
+
+/// The end of a trial that went well.
+pub(super) fn bless(node: &Node) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    // A newer release in the other slot would be started first. It gives way
+    // before the booted slot's counter goes: a cut in between boots this trial again.
+    if let (Some((version, _)), Some(entry)) = (&node.spare.held, &node.spare.entry)
+        && *version > node.booted.version
+        && node.spare_boots()
+        && node.spare.status != SlotStatus::Demoted
+    {
+        effects.push(Effect::Demote {
+            entry: entry.clone(),
+        });
+    }
+    if let Some(entry) = &node.booted.entry {
+        effects.push(Effect::Bless {
+            entry: entry.clone(),
+        });
+    }
+    effects.extend(blessed(node));
+    effects
+}
+
+/// What is written down when the booted slot is good.
+pub(crate) fn blessed(node: &Node) -> Vec<Effect> {
+    let version = node.booted.version.clone();
+    let root_hash = node.booted.root_hash;
+    let (event, slot) = (Happened::Good, Some(node.booted.slot));
+    let note = Note {
+        event,
+        version: version.clone(),
+        root_hash,
+        slot,
+        message: String::new(),
+    };
+    let mut effects = vec![
+        Effect::RaiseFloor { version },
+        Effect::Remember(note),
+        Effect::ForgetTrial,
+        Effect::MarkSettled,
+    ];
+    if node.barred(&root_hash).is_some() {
+        // It failed before, was staged by force, and has proved itself now.
+        effects.push(Effect::Forgive { root_hash });
+    }
+    effects
+}
+
+/// The end of a trial that went badly. The entry goes first: a full `/var` must
+/// not keep a bad slot bootable, and the gate has left its word on the disk
+/// already. The record of the trial stays until the other slot has settled, so
+/// that a cut in here is noticed there.
+pub(super) fn condemn(node: &Node, complaint: Complaint) -> Vec<Effect> {
+    let version = node.booted.version.clone();
+    let root_hash = node.booted.root_hash;
+    let tries = match node.booted.standing {
+        Standing::Trial { done, .. } => done,
+        Standing::Good | Standing::Condemned => 0,
+    };
+    let mut effects = Vec::new();
+    if node.spare_boots() {
+        effects.push(Effect::RemoveBooted {
+            version: version.clone(),
+        });
+    } else if let Some(entry) = &node.booted.entry {
+        // Bad, and still better than nothing that boots.
+        effects.push(Effect::Demote {
+            entry: entry.clone(),
+        });
+    }
+    let own = node
+        .trial
+        .as_ref()
+        .filter(|trial| trial.root_hash == root_hash);
+    effects.push(Effect::RecordRollback(Blame {
+        version: version.clone(),
+        root_hash,
+        complaint: complaint.clone(),
+        tries,
+        armed_at: own.map(|trial| trial.armed_at),
+    }));
+    let reason = complaint.reason;
+    effects.push(Effect::Bar {
+        version: version.clone(),
+        root_hash,
+        reason: reason.clone(),
+    });
+    let (event, slot) = (Happened::Bad, Some(node.booted.slot));
+    effects.push(Effect::Remember(Note {
+        event,
+        version,
+        root_hash,
+        slot,
+        message: reason,
+    }));
+    effects
+}
+
+pub(super) fn stage(node: &Node, release: Release, tries: u32, way: Way) -> Vec<Effect> {
+    let spare = node.spare.slot;
+    let version = release.version.clone();
+    let root_hash = release.root_hash;
+    let tries = match way {
+        Way::Order => tries,
+        Way::OneShot => tries.max(ONE_SHOT_TRIES),
+    };
+    let release = Box::new(release);
+    // Disarm first and arm last: a power cut in between leaves the spare slot
+    // unbootable, never half-written and bootable.
+    vec![
+        Effect::Disarm {
+            spare,
+            booted: node.booted.version.clone(),
+        },
+        Effect::CheckRoom {
+            release: release.clone(),
+        },
+        Effect::WriteTree {
+            spare,
+            release: release.clone(),
+        },
+        Effect::WriteRoot {
+            spare,
+            release: release.clone(),
+        },
+        Effect::ReadBack {
+            spare,
+            release: release.clone(),
+        },
+        Effect::Label {
+            spare,
+            version: version.clone(),
+            root_hash,
+        },
+        Effect::WriteKernel { release },
+        Effect::RecordTrial {
+            spare,
+            version: version.clone(),
+            root_hash,
+            tries,
+            way,
+        },
+        Effect::Arm {
+            version: version.clone(),
+            tries,
+            way,
+        },
+        Effect::Remember(Note {
+            event: Happened::Staged,
+            version,
+            root_hash,
+            slot: Some(spare),
+            message: String::new(),
+        }),
+    ]
+}
+
+pub(super) fn clear_stage(
+    node: &Node,
+    version: Version,
+    root_hash: RootHash,
+    outcome: &Outcome,
+) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    // Somebody has meddled with the entries if the booted slot is not good any
+    // more: then nothing is written. The stage began with a disarm in any case.
+    if node.booted.standing == Standing::Good {
+        effects.push(Effect::Disarm {
+            spare: node.spare.slot,
+            booted: node.booted.version.clone(),
+        });
+    }
+    effects.push(Effect::ForgetTrial);
+    let (event, message) = match outcome {
+        Outcome::Cancelled => (Happened::StageCancelled, String::new()),
+        Outcome::Failed(failure) => (Happened::StageFailed, failure.message.clone()),
+        Outcome::Done => return effects,
+    };
+    let slot = Some(node.spare.slot);
+    effects.push(Effect::Remember(Note {
+        event,
+        version,
+        root_hash,
+        slot,
+        message,
+    }));
+    effects
+}
+
+/// A slot that was good once gets its tries back.
+pub(super) fn rearm(target: &Target, way: Way, reason: String) -> Vec<Effect> {
+    let Target {
+        slot: spare,
+        version,
+        root_hash,
+        entry,
+    } = target.clone();
+    let tries = ONE_SHOT_TRIES;
+    vec![
+        Effect::CheckWhole { spare, root_hash },
+        Effect::RecordTrial {
+            spare,
+            version: version.clone(),
+            root_hash,
+            tries,
+            way,
+        },
+        Effect::Rearm { entry, tries, way },
+        Effect::Remember(Note {
+            event: Happened::RollbackRequested,
+            version,
+            root_hash,
+            slot: Some(spare),
+            message: reason,
+        }),
+    ]
+}

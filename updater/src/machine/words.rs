@@ -1,0 +1,355 @@
+use partition_layout::{BootEntry, RootHash, Slot, Version};
+use release::Release;
+
+use super::rest;
+use crate::admit::Ask;
+use crate::node::{Node, Way};
+use crate::ports::Offer;
+use crate::records::Happened;
+use crate::refusal::Failure;
+
+/// What the daemon is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Ends what an earlier boot, or an earlier run of the daemon, left open.
+    Settling { node: Box<Node> },
+    /// Nothing is under way.
+    Idle { node: Box<Node> },
+    /// The spare slot is armed.
+    Staged { node: Box<Node> },
+    /// The booted slot waits for its verdict.
+    Trial { node: Box<Node> },
+    /// The booted slot will not boot again; only a reboot helps.
+    Condemned { node: Box<Node> },
+    /// Asks the repository what there is.
+    Checking { node: Box<Node>, stopping: Stopping },
+    /// Asks the repository for one release.
+    Resolving {
+        node: Box<Node>,
+        ask: Ask,
+        stopping: Stopping,
+    },
+    /// Fills the spare slot.
+    Staging {
+        node: Box<Node>,
+        version: Version,
+        root_hash: RootHash,
+        stopping: Stopping,
+    },
+    /// Undoes an unfinished stage or rollback.
+    Clearing { node: Box<Node>, outcome: Outcome },
+    /// Checks and arms what the spare slot holds.
+    RollingBack {
+        node: Box<Node>,
+        target: Target,
+        stopping: Stopping,
+    },
+    /// Ends a trial.
+    Marking { node: Box<Node>, job: Job },
+    /// Takes an image off the list of those that failed.
+    Forgiving { node: Box<Node> },
+    /// Goes down.
+    Rebooting { node: Box<Node> },
+}
+
+/// Whether the work was asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopping {
+    No,
+    Asked,
+}
+
+/// Whether a job waits for this work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    Waits,
+    None,
+}
+
+/// What a rollback arms, and how to put it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub slot: Slot,
+    pub version: Version,
+    pub root_hash: RootHash,
+    /// Its entry as it was.
+    pub entry: BootEntry,
+}
+
+/// How a job ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Failed(Failure),
+    Cancelled,
+}
+
+/// What happens to the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Request(Request),
+    Report(Report),
+}
+
+/// What callers ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    Check,
+    Stage(Ask),
+    /// Stops the job at work.
+    Cancel,
+    Reboot,
+    Rollback {
+        reason: String,
+    },
+    MarkGood,
+    MarkBad(Complaint),
+    Forgive {
+        root_hash: RootHash,
+    },
+}
+
+/// Why a trial is to end badly.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Complaint {
+    pub reason: String,
+    pub check: String,
+    pub unit: String,
+    pub lines: Vec<String>,
+}
+
+/// What the hands say, once per order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// The repository has answered; nothing on this node has changed.
+    Refreshed(Box<Offer>),
+    /// The release file is here; nothing on this node has changed.
+    Resolved(Box<Release>),
+    /// The order has ended. `node` is what the disk says now, if it could be
+    /// read.
+    Ended {
+        result: Result<(), Stopped>,
+        node: Option<Box<Node>>,
+    },
+}
+
+/// Why an order did not get to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stopped {
+    /// It was asked to stop.
+    Asked,
+    Failed(Failure),
+}
+
+/// One thing to do. The hands do a list of them in order and stop at the first
+/// that fails, but for notes ([`Effect::is_note`]), whose failure is told and
+/// does not keep a slot from being disarmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    // for the head
+    /// Tells the hands to stop.
+    Interrupt,
+    /// Ends the job at work.
+    EndJob(Outcome),
+
+    // for the hands: the repository
+    Refresh,
+    Resolve {
+        version: Option<Version>,
+    },
+
+    // for the hands: the spare slot
+    /// Removes every boot entry but the booted one's, then labels the slot empty.
+    Disarm {
+        spare: Slot,
+        booted: Version,
+    },
+    /// Fails if the kernel image will not fit.
+    CheckRoom {
+        release: Box<Release>,
+    },
+    WriteTree {
+        spare: Slot,
+        release: Box<Release>,
+    },
+    WriteRoot {
+        spare: Slot,
+        release: Box<Release>,
+    },
+    ReadBack {
+        spare: Slot,
+        release: Box<Release>,
+    },
+    Label {
+        spare: Slot,
+        version: Version,
+        root_hash: RootHash,
+    },
+    /// Writes the kernel image under a temporary name and reads it back.
+    WriteKernel {
+        release: Box<Release>,
+    },
+    /// Reads a slot that was written in the past.
+    CheckWhole {
+        spare: Slot,
+        root_hash: RootHash,
+    },
+    RecordTrial {
+        spare: Slot,
+        version: Version,
+        root_hash: RootHash,
+        tries: u32,
+        way: Way,
+    },
+    /// Makes the temporary kernel image an entry with tries.
+    Arm {
+        version: Version,
+        tries: u32,
+        way: Way,
+    },
+    /// Gives an entry that is there tries.
+    Rearm {
+        entry: BootEntry,
+        tries: u32,
+        way: Way,
+    },
+    /// Puts an entry back as it was, whatever its counter is now.
+    PutBack {
+        entry: BootEntry,
+    },
+    /// Asks the boot loader for an entry, once.
+    AskFor {
+        entry: BootEntry,
+    },
+
+    // for the hands: verdicts
+    /// Empties an entry's counter: a last resort from now on.
+    Demote {
+        entry: BootEntry,
+    },
+    /// Takes an entry's counter away.
+    Bless {
+        entry: BootEntry,
+    },
+    /// Removes the booted slot's entry.
+    RemoveBooted {
+        version: Version,
+    },
+    MarkSettled,
+
+    // for the hands: records
+    RecordRollback(Blame),
+    Bar {
+        version: Version,
+        root_hash: RootHash,
+        reason: String,
+    },
+    Forgive {
+        root_hash: RootHash,
+    },
+    RaiseFloor {
+        version: Version,
+    },
+    Remember(Note),
+    ForgetTrial,
+
+    Reboot,
+}
+
+/// A rollback, but for the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blame {
+    pub version: Version,
+    pub root_hash: RootHash,
+    pub complaint: Complaint,
+    pub tries: u32,
+    pub armed_at: Option<jiff::Timestamp>,
+}
+
+/// A history line, but for the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub event: Happened,
+    pub version: Version,
+    pub root_hash: RootHash,
+    pub slot: Option<Slot>,
+    pub message: String,
+}
+
+impl Effect {
+    /// Returns whether it only writes down what happened.
+    pub const fn is_note(&self) -> bool {
+        match self {
+            Self::RecordRollback(_)
+            | Self::Bar { .. }
+            | Self::RaiseFloor { .. }
+            | Self::Remember(_)
+            | Self::ForgetTrial
+            | Self::MarkSettled => true,
+            Self::Interrupt
+            | Self::EndJob(_)
+            | Self::Refresh
+            | Self::Resolve { .. }
+            | Self::Disarm { .. }
+            | Self::CheckRoom { .. }
+            | Self::WriteTree { .. }
+            | Self::WriteRoot { .. }
+            | Self::ReadBack { .. }
+            | Self::Label { .. }
+            | Self::WriteKernel { .. }
+            | Self::CheckWhole { .. }
+            | Self::RecordTrial { .. }
+            | Self::Arm { .. }
+            | Self::Rearm { .. }
+            | Self::PutBack { .. }
+            | Self::AskFor { .. }
+            | Self::Demote { .. }
+            | Self::Bless { .. }
+            | Self::RemoveBooted { .. }
+            | Self::Forgive { .. }
+            | Self::Reboot => false,
+        }
+    }
+
+    /// Returns whether the head does it, not the hands.
+    pub const fn is_for_the_head(&self) -> bool {
+        matches!(self, Self::Interrupt | Self::EndJob(_))
+    }
+}
+
+impl State {
+    /// Returns the facts.
+    pub fn node(&self) -> &Node {
+        match self {
+            Self::Settling { node }
+            | Self::Idle { node }
+            | Self::Staged { node }
+            | Self::Trial { node }
+            | Self::Condemned { node }
+            | Self::Checking { node, .. }
+            | Self::Resolving { node, .. }
+            | Self::Staging { node, .. }
+            | Self::Clearing { node, .. }
+            | Self::RollingBack { node, .. }
+            | Self::Marking { node, .. }
+            | Self::Forgiving { node }
+            | Self::Rebooting { node } => node,
+        }
+    }
+
+    /// Returns the state in one word, as the bus shows it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Settling { .. } => "settling",
+            Self::Idle { .. } => "idle",
+            Self::Staged { .. } => "staged",
+            Self::Trial { .. } | Self::Marking { .. } => "trial",
+            Self::Condemned { .. } => "condemned",
+            Self::Checking { .. } => "checking",
+            Self::Resolving { .. } | Self::Staging { .. } | Self::RollingBack { .. } => "staging",
+            Self::Clearing { .. } => "clearing",
+            Self::Forgiving { node } => rest(node.clone()).name(),
+            Self::Rebooting { .. } => "rebooting",
+        }
+    }
+}

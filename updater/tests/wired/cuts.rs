@@ -1,0 +1,245 @@
+//! Wherever the power fails, what is armed is whole, a good slot boots, and the
+//! node updates afterwards.
+
+use partition_layout::Slot;
+use release::Release;
+use updater::machine::{Outcome, Request};
+
+use super::fake::{FakeNode, Image, Trouble};
+use super::gate::{Daemon, bad, outcome, stage};
+use super::network::{FakeRepository, Lie, Which, image, version};
+
+const BLOCKS: usize = 300;
+
+struct Stand {
+    releases: Vec<(Release, Image)>,
+    repository: FakeRepository,
+    node: FakeNode,
+}
+
+impl Stand {
+    fn new() -> Self {
+        let releases: Vec<_> = (1..=4)
+            .map(|number: u8| image(&number.to_string(), number, BLOCKS))
+            .collect();
+        let repository = FakeRepository::with(&releases.iter().collect::<Vec<_>>());
+        let node = FakeNode::running(&releases[0].1);
+        Self {
+            releases,
+            repository,
+            node,
+        }
+    }
+
+    fn images(&self) -> Vec<&Image> {
+        self.releases.iter().map(|(_, image)| image).collect()
+    }
+
+    async fn stage(&self, name: &str) {
+        let daemon = Daemon::start(&self.node, &self.repository).await;
+        assert_eq!(daemon.stage(name).await, Outcome::Done);
+        daemon.stop().await;
+    }
+
+    /// Brings the node to a trial of `name`.
+    async fn try_out(&self, name: &str) {
+        self.stage(name).await;
+        assert_eq!(self.node.power_cycle(&self.images()).1, version(name));
+    }
+
+    async fn update_to(&self, name: &str) {
+        self.try_out(name).await;
+        let daemon = Daemon::start(&self.node, &self.repository).await;
+        daemon.handle.request(Request::MarkGood).await.unwrap();
+        daemon.stop().await;
+    }
+
+    /// Cuts the power after every operation of `act`, and looks at what is left.
+    async fn cut_everywhere(&self, act: impl AsyncFn(&Daemon)) {
+        let whole = self.node.twin();
+        let operations = {
+            let daemon = Daemon::start(&whole, &self.repository).await;
+            whole.expect(Trouble::None);
+            act(&daemon).await;
+            daemon.stop().await;
+            whole.operations()
+        };
+        assert!(operations > 10, "only {operations} operations");
+        for cut in 0..=operations {
+            for trouble in [Trouble::Cut(cut), Trouble::CutAndReordered(cut)] {
+                let node = self.node.twin();
+                let daemon = Daemon::start(&node, &self.repository).await;
+                node.expect(trouble);
+                act(&daemon).await;
+                daemon.stop().await;
+                self.look_at(&node, trouble).await;
+            }
+        }
+    }
+
+    async fn look_at(&self, node: &FakeNode, trouble: Trouble) {
+        let images = self.images();
+        let context = || format!("{trouble:?} after {:?}", node.operation_kinds().last());
+        assert_eq!(node.armed_but_broken(&images), None, "{}", context());
+        assert!(
+            node.boots_properly(&images),
+            "{}: {:?}",
+            context(),
+            node.entry_names()
+        );
+        let context = context();
+        node.power_cycle(&images);
+        let daemon = Daemon::start(node, &self.repository).await;
+        if daemon.state() == "trial" {
+            daemon.handle.request(Request::MarkGood).await.unwrap();
+        }
+        assert!(node.is_settled(), "{context}");
+        let (_, version) = node.booted();
+        // Whatever the cut has left, the next release goes in.
+        assert_eq!(
+            daemon.stage("4").await,
+            Outcome::Done,
+            "{context}, on {version}"
+        );
+        daemon.stop().await;
+        assert_eq!(node.armed_but_broken(&images), None, "{context}");
+        assert_eq!(
+            node.power_cycle(&images).1,
+            super::network::version("4"),
+            "{context}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn while_staging_into_an_empty_slot() {
+    let stand = Stand::new();
+    stand
+        .cut_everywhere(async |daemon| {
+            daemon.stage("2").await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn while_staging_over_the_previous_release() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    stand
+        .cut_everywhere(async |daemon| {
+            daemon.stage("3").await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn while_a_stage_is_cancelled() {
+    let stand = Stand::new();
+    stand.repository.lie(Lie::Silence(Which::Root, 800_000));
+    let cancel = async |daemon: &Daemon| {
+        stand.repository.lie(Lie::Silence(Which::Root, 800_000));
+        let mut job = daemon.begin(stage("2")).await.unwrap();
+        tokio::select! {
+            _ = job.work.wait_for(|work| work.phase == "root") => {}
+            _ = job.outcome.wait_for(Option::is_some) => {}
+        }
+        // It may have ended by itself, without power.
+        drop(daemon.handle.cancel(job.id).await);
+        outcome(&mut job).await;
+        stand.repository.lie(Lie::None);
+    };
+    stand.cut_everywhere(cancel).await;
+}
+
+#[tokio::test]
+async fn while_a_trial_is_marked_good() {
+    let stand = Stand::new();
+    stand.try_out("2").await;
+    stand
+        .cut_everywhere(async |daemon| {
+            drop(daemon.handle.request(Request::MarkGood).await);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn while_a_trial_is_marked_bad() {
+    let stand = Stand::new();
+    stand.try_out("2").await;
+    stand
+        .cut_everywhere(async |daemon| {
+            drop(daemon.handle.request(bad("sick")).await);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn while_a_rollback_is_armed() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    stand
+        .cut_everywhere(async |daemon| {
+            daemon
+                .run(Request::Rollback {
+                    reason: String::new(),
+                })
+                .await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn while_an_older_release_is_marked_good() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    let daemon = Daemon::start(&stand.node, &stand.repository).await;
+    daemon
+        .run(Request::Rollback {
+            reason: String::new(),
+        })
+        .await;
+    daemon.stop().await;
+    assert_eq!(
+        stand.node.power_cycle(&stand.images()),
+        (Slot::A, version("1"))
+    );
+    stand
+        .cut_everywhere(async |daemon| {
+            drop(daemon.handle.request(Request::MarkGood).await);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn while_a_rollback_is_settled() {
+    let stand = Stand::new();
+    stand.stage("2").await;
+    for _ in 0..4 {
+        stand.node.start_and_hang(&stand.images());
+    }
+    let node = stand.node.twin();
+    node.expect(Trouble::None);
+    Daemon::start(&node, &stand.repository).await.stop().await;
+    let told = node.record(updater::ports::Record::LastRollback);
+    assert!(told.is_some());
+    for cut in 0..=node.operations() {
+        let node = stand.node.twin();
+        node.expect(Trouble::Cut(cut));
+        // Without power there may be nothing to start on.
+        if let Ok(daemon) = Daemon::try_start(&node, &stand.repository).await {
+            daemon.stop().await;
+        }
+        let images = stand.images();
+        node.power_cycle(&images);
+        let daemon = Daemon::start(&node, &stand.repository).await;
+        let seen = daemon.handle.view().node.clone();
+        assert_eq!(
+            seen.last_rollback.unwrap().version,
+            version("2"),
+            "cut after {cut}"
+        );
+        assert_eq!(seen.barred.len(), 1, "cut after {cut}");
+        daemon.stop().await;
+        stand.look_at(&node, Trouble::Cut(cut)).await;
+    }
+}

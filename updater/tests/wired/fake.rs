@@ -1,0 +1,666 @@
+//! A node that remembers. It has a disk, an EFI system partition, records and
+//! firmware variables; writes that were not flushed are lost with the power; it
+//! loses power after any operation, or fails one; and it boots as
+//! systemd-boot and PID 1 would.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use partition_layout::{
+    BootEntry, CountedName, LoaderEntry, RootHash, Slot, SlotContent, SortKey, Version,
+    choose_entry,
+};
+use updater::ports::{
+    BootControl, Clock, DiskView, Part, Power, Record, Records, SlotOnDisk, Slots,
+};
+
+pub(crate) const ROOT_LEN: u64 = 4 << 20;
+pub(crate) const VERITY_LEN: u64 = 1 << 20;
+
+/// When the node breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    None,
+    /// The power fails once so many operations were done; what was not flushed
+    /// is lost.
+    Cut(usize),
+    /// The same, but every other write that was not flushed got through.
+    CutAndReordered(usize),
+    /// This operation fails, and only this one.
+    Error(usize),
+    /// This operation and all later ones of its kind fail.
+    Broken(usize),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FakeSlot {
+    content: SlotContent,
+    root: Vec<u8>,
+    verity: Vec<u8>,
+}
+
+impl FakeSlot {
+    fn part(&mut self, part: Part) -> &mut Vec<u8> {
+        match part {
+            Part::Root => &mut self.root,
+            Part::Verity => &mut self.verity,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Write {
+    slot: Slot,
+    part: Part,
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct World {
+    slots: [FakeSlot; 2],
+    /// Written, not flushed.
+    cached: Vec<Write>,
+    entries: BTreeMap<String, Vec<u8>>,
+    temporary: Option<Vec<u8>>,
+    /// Bytes of it that are on the medium.
+    temporary_flushed: Vec<u8>,
+    esp_room: u64,
+    records: BTreeMap<&'static str, Vec<u8>>,
+    records_full: bool,
+    one_shot: Option<String>,
+    has_variables: bool,
+    booted: Slot,
+    booted_hash: RootHash,
+    booted_version: Version,
+    boot: usize,
+    settled: bool,
+    reboots: usize,
+    done: usize,
+    kinds: Vec<&'static str>,
+    trouble: Trouble,
+    broken_kind: Option<&'static str>,
+    dead: bool,
+    /// Flips a bit of whatever is written at this offset of the root partition.
+    pub(crate) bad_sector: Option<usize>,
+}
+
+/// A handle to the node; clones are the same node.
+#[derive(Debug, Clone)]
+pub(crate) struct FakeNode(Arc<Mutex<World>>);
+
+fn index(slot: Slot) -> usize {
+    match slot {
+        Slot::A => 0,
+        Slot::B => 1,
+    }
+}
+
+fn record_name(record: Record) -> &'static str {
+    match record {
+        Record::Trial => "trial",
+        Record::LastRollback => "last-rollback",
+        Record::Barred => "barred",
+        Record::Floor => "floor",
+        Record::History => "history",
+        Record::Verdict => "verdict",
+    }
+}
+
+/// An image that a slot can hold, as bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    pub(crate) version: Version,
+    pub(crate) root_hash: RootHash,
+    pub(crate) root: Vec<u8>,
+    pub(crate) verity: Vec<u8>,
+    pub(crate) uki: Vec<u8>,
+}
+
+impl FakeNode {
+    /// A node that runs `image` from slot A, good; slot B is empty.
+    pub(crate) fn running(image: &Image) -> Self {
+        let empty = || FakeSlot {
+            content: SlotContent::Empty,
+            root: vec![0xee; usize::try_from(ROOT_LEN).unwrap()],
+            verity: vec![0xee; usize::try_from(VERITY_LEN).unwrap()],
+        };
+        let mut a = empty();
+        a.content = SlotContent::Holds {
+            version: image.version.clone(),
+            root_hash: image.root_hash,
+        };
+        a.root[..image.root.len()].copy_from_slice(&image.root);
+        a.verity[..image.verity.len()].copy_from_slice(&image.verity);
+        let entry = BootEntry::good(image.version.clone());
+        Self(Arc::new(Mutex::new(World {
+            slots: [a, empty()],
+            cached: vec![],
+            entries: BTreeMap::from([(entry.file_name(), image.uki.clone())]),
+            temporary: None,
+            temporary_flushed: vec![],
+            esp_room: 1 << 20,
+            records: BTreeMap::new(),
+            records_full: false,
+            one_shot: None,
+            has_variables: true,
+            booted: Slot::A,
+            booted_hash: image.root_hash,
+            booted_version: image.version.clone(),
+            boot: 1,
+            settled: false,
+            reboots: 0,
+            done: 0,
+            kinds: vec![],
+            trouble: Trouble::None,
+            broken_kind: None,
+            dead: false,
+            bad_sector: None,
+        })))
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    /// A second node in the same state, which then goes its own way.
+    pub(crate) fn twin(&self) -> Self {
+        let world = self.world();
+        Self(Arc::new(Mutex::new(World {
+            slots: world.slots.clone(),
+            cached: world.cached.clone(),
+            entries: world.entries.clone(),
+            temporary: world.temporary.clone(),
+            temporary_flushed: world.temporary_flushed.clone(),
+            records: world.records.clone(),
+            one_shot: world.one_shot.clone(),
+            booted_version: world.booted_version.clone(),
+            kinds: world.kinds.clone(),
+            ..*world
+        })))
+    }
+
+    /// Sets what will go wrong, counted from now.
+    pub(crate) fn expect(&self, trouble: Trouble) {
+        let mut world = self.world();
+        world.done = 0;
+        world.kinds.clear();
+        world.trouble = trouble;
+        world.broken_kind = None;
+    }
+
+    pub(crate) fn operations(&self) -> usize {
+        self.world().done
+    }
+
+    pub(crate) fn operation_kinds(&self) -> Vec<&'static str> {
+        self.world().kinds.clone()
+    }
+
+    pub(crate) fn set_bad_sector(&self, offset: Option<usize>) {
+        self.world().bad_sector = offset;
+    }
+
+    pub(crate) fn set_esp_room(&self, room: u64) {
+        self.world().esp_room = room;
+    }
+
+    pub(crate) fn fill_var(&self) {
+        self.world().records_full = true;
+    }
+
+    pub(crate) fn lose_variables(&self) {
+        let mut world = self.world();
+        world.has_variables = false;
+        world.one_shot = None;
+    }
+
+    pub(crate) fn forget_wishes(&self) {
+        self.world().one_shot = None;
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.world().settled
+    }
+
+    pub(crate) fn reboots(&self) -> usize {
+        self.world().reboots
+    }
+
+    pub(crate) fn booted(&self) -> (Slot, Version) {
+        let world = self.world();
+        (world.booted, world.booted_version.clone())
+    }
+
+    pub(crate) fn entry_names(&self) -> Vec<String> {
+        self.world().entries.keys().cloned().collect()
+    }
+
+    pub(crate) fn content(&self, slot: Slot) -> SlotContent {
+        self.world().slots[index(slot)].content.clone()
+    }
+
+    /// Everything of a slot: labels and bytes.
+    pub(crate) fn slot_bytes(&self, slot: Slot) -> (SlotContent, Vec<u8>, Vec<u8>) {
+        let slot = self.world().slots[index(slot)].clone();
+        (slot.content, slot.root, slot.verity)
+    }
+
+    pub(crate) fn put_record(&self, record: Record, content: &str) {
+        self.world()
+            .records
+            .insert(record_name(record), content.as_bytes().to_vec());
+    }
+
+    pub(crate) fn record(&self, record: Record) -> Option<String> {
+        let world = self.world();
+        let bytes = world.records.get(record_name(record))?;
+        Some(String::from_utf8(bytes.clone()).unwrap())
+    }
+
+    pub(crate) fn boot_id_now(&self) -> String {
+        format!("boot-{}", self.world().boot)
+    }
+
+    /// Names an entry that could boot, or that would be tried, and is not what
+    /// one of `images` is: none, if all is well.
+    pub(crate) fn armed_but_broken(&self, images: &[&Image]) -> Option<String> {
+        let world = self.world();
+        world.entries.iter().find_map(|(name, uki)| {
+            let entry = BootEntry::parse_file_name(name).unwrap();
+            if entry.is_bad() {
+                return None;
+            }
+            let whole = images.iter().any(|image| {
+                *uki == image.uki
+                    && entry.version == image.version
+                    && world.slot_of(image).is_some()
+            });
+            (!whole).then(|| name.clone())
+        })
+    }
+
+    /// Whether some entry that is no last resort leads to a whole image.
+    pub(crate) fn boots_properly(&self, images: &[&Image]) -> bool {
+        let world = self.world();
+        world.entries.iter().any(|(name, uki)| {
+            let entry = BootEntry::parse_file_name(name).unwrap();
+            let image = images.iter().find(|image| image.uki == *uki);
+            !entry.is_bad() && image.is_some_and(|image| world.slot_of(image).is_some())
+        })
+    }
+
+    /// Takes the power away and gives it back: the firmware, systemd-boot and
+    /// PID 1 do their part. Tells what runs then.
+    pub(crate) fn power_cycle(&self, images: &[&Image]) -> (Slot, Version) {
+        let mut world = self.world();
+        let reordered = matches!(world.trouble, Trouble::CutAndReordered(_));
+        let cached = std::mem::take(&mut world.cached);
+        for write in cached.into_iter().skip(1).step_by(2).filter(|_| reordered) {
+            world.apply(&write);
+        }
+        if world.temporary.is_some() {
+            world.temporary = Some(world.temporary_flushed.clone());
+        }
+        world.dead = false;
+        world.settled = false;
+        world.trouble = Trouble::None;
+        world.broken_kind = None;
+        // Each failed start costs a try; nothing here has more than a handful.
+        for _ in 0..20 {
+            world.boot += 1;
+            if world.start(images) {
+                return (world.booted, world.booted_version.clone());
+            }
+        }
+        panic!("nothing boots: {:?}", world.entries.keys());
+    }
+
+    /// The same, for a release that is started and then hangs: its try is spent.
+    pub(crate) fn start_and_hang(&self, images: &[&Image]) -> (Slot, Version) {
+        self.power_cycle(images)
+    }
+}
+
+impl World {
+    fn apply(&mut self, write: &Write) {
+        let place = self.slots[index(write.slot)].part(write.part);
+        place[write.offset..write.offset + write.bytes.len()].copy_from_slice(&write.bytes);
+    }
+
+    /// The slot that holds the whole image, found as PID 1 finds it.
+    fn slot_of(&self, image: &Image) -> Option<Slot> {
+        [Slot::A, Slot::B].into_iter().find(|slot| {
+            let slot = &self.slots[index(*slot)];
+            let labelled = matches!(&slot.content, SlotContent::Holds { root_hash, .. } if *root_hash == image.root_hash);
+            labelled && slot.root.starts_with(&image.root) && slot.verity.starts_with(&image.verity)
+        })
+    }
+
+    fn start(&mut self, images: &[&Image]) -> bool {
+        let wish = self.one_shot.take();
+        let names: Vec<String> = self.entries.keys().cloned().collect();
+        let wished = wish.and_then(|wish| names.iter().find(|name| **name == wish).cloned());
+        let loader: Vec<LoaderEntry> = names
+            .iter()
+            .map(|name| LoaderEntry {
+                name: CountedName::parse(name),
+                sort_key: Some(SortKey {
+                    key: "bistable".to_owned(),
+                    version: BootEntry::parse_file_name(name)
+                        .unwrap()
+                        .version
+                        .to_string(),
+                }),
+            })
+            .collect();
+        let chosen = match wished {
+            Some(name) => CountedName::parse(&name),
+            None => choose_entry(&loader)
+                .expect("an entry is there")
+                .name
+                .clone(),
+        };
+        let spent = chosen.spent();
+        let uki = self.entries.remove(&chosen.file_name()).unwrap();
+        self.entries.insert(spent.file_name(), uki.clone());
+        let image = images.iter().find(|image| image.uki == uki);
+        let found = image.and_then(|image| Some((self.slot_of(image)?, image)));
+        let Some((slot, image)) = found else {
+            return false;
+        };
+        self.booted = slot;
+        self.booted_hash = image.root_hash;
+        self.booted_version = image.version.clone();
+        true
+    }
+
+    /// One thing that the node is asked to do.
+    fn operation(&mut self, kind: &'static str) -> io::Result<()> {
+        if self.dead {
+            return Err(io::Error::other("no power"));
+        }
+        let number = self.done;
+        match self.trouble {
+            Trouble::Cut(cut) | Trouble::CutAndReordered(cut) if number >= cut => {
+                self.dead = true;
+                return Err(io::Error::other("the power fails"));
+            }
+            Trouble::Error(at) if number == at => {
+                self.done += 1;
+                self.kinds.push(kind);
+                return Err(io::Error::other(format!("{kind} fails")));
+            }
+            Trouble::Broken(at) if number == at => self.broken_kind = Some(kind),
+            Trouble::None
+            | Trouble::Cut(_)
+            | Trouble::CutAndReordered(_)
+            | Trouble::Error(_)
+            | Trouble::Broken(_) => {}
+        }
+        self.done += 1;
+        self.kinds.push(kind);
+        if self.broken_kind == Some(kind) {
+            return Err(io::Error::other(format!("{kind} fails")));
+        }
+        Ok(())
+    }
+}
+
+impl Slots for FakeNode {
+    fn view(&self) -> io::Result<DiskView> {
+        let mut world = self.world();
+        world.operation("view")?;
+        let on_disk = |slot: &FakeSlot| SlotOnDisk {
+            content: slot.content.clone(),
+            root_len: ROOT_LEN,
+            verity_len: VERITY_LEN,
+        };
+        Ok(DiskView {
+            booted: world.booted,
+            booted_version: world.booted_version.clone(),
+            booted_root_hash: world.booted_hash,
+            a: on_disk(&world.slots[0]),
+            b: Some(on_disk(&world.slots[1])),
+        })
+    }
+
+    fn write(&self, slot: Slot, part: Part, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut world = self.world();
+        assert_ne!(slot, world.booted, "the booted slot is written");
+        world.operation("write")?;
+        let offset = usize::try_from(offset).unwrap();
+        let mut bytes = bytes.to_vec();
+        if let Some(bad) = world.bad_sector
+            && part == Part::Root
+            && (offset..offset + bytes.len()).contains(&bad)
+        {
+            bytes[bad - offset] ^= 1;
+        }
+        world.cached.push(Write {
+            slot,
+            part,
+            offset,
+            bytes,
+        });
+        Ok(())
+    }
+
+    fn flush(&self, slot: Slot, part: Part) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("flush")?;
+        let (flushed, kept) = std::mem::take(&mut world.cached)
+            .into_iter()
+            .partition(|write: &Write| write.slot == slot && write.part == part);
+        world.cached = kept;
+        let flushed: Vec<Write> = flushed;
+        flushed.iter().for_each(|write| world.apply(write));
+        Ok(())
+    }
+
+    fn read_medium(
+        &self,
+        slot: Slot,
+        part: Part,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("read-medium")?;
+        let offset = usize::try_from(offset).unwrap();
+        let part = world.slots[index(slot)].part(part);
+        buffer.copy_from_slice(&part[offset..offset + buffer.len()]);
+        Ok(())
+    }
+
+    fn relabel(&self, slot: Slot, held: Option<(&Version, &RootHash)>) -> io::Result<()> {
+        let mut world = self.world();
+        assert_ne!(slot, world.booted, "the booted slot is relabelled");
+        world.operation("relabel")?;
+        world.slots[index(slot)].content = match held {
+            Some((version, root_hash)) => SlotContent::Holds {
+                version: version.clone(),
+                root_hash: *root_hash,
+            },
+            None => SlotContent::Empty,
+        };
+        Ok(())
+    }
+}
+
+impl BootControl for FakeNode {
+    fn entries(&self) -> io::Result<Vec<BootEntry>> {
+        let mut world = self.world();
+        world.operation("entries")?;
+        Ok(world
+            .entries
+            .keys()
+            .map(|name| BootEntry::parse_file_name(name).unwrap())
+            .collect())
+    }
+
+    fn remove(&self, entry: &BootEntry) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("remove-entry")?;
+        world.entries.remove(&entry.file_name());
+        Ok(())
+    }
+
+    fn has_temporary(&self) -> io::Result<bool> {
+        let mut world = self.world();
+        world.operation("entries")?;
+        Ok(world.temporary.is_some())
+    }
+
+    fn remove_temporary(&self) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("remove-temporary")?;
+        world.temporary = None;
+        Ok(())
+    }
+
+    fn room(&self) -> io::Result<u64> {
+        let mut world = self.world();
+        world.operation("room")?;
+        Ok(world.esp_room)
+    }
+
+    fn begin_temporary(&self, _size: u64) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("begin-temporary")?;
+        world.temporary = Some(vec![]);
+        world.temporary_flushed = vec![];
+        Ok(())
+    }
+
+    fn write_temporary(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("write-temporary")?;
+        let offset = usize::try_from(offset).unwrap();
+        let temporary = world.temporary.as_mut().unwrap();
+        temporary.resize(temporary.len().max(offset + bytes.len()), 0);
+        temporary[offset..offset + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush_temporary(&self) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("flush-temporary")?;
+        world.temporary_flushed = world.temporary.clone().unwrap();
+        Ok(())
+    }
+
+    fn read_temporary(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("read-temporary")?;
+        let offset = usize::try_from(offset).unwrap();
+        buffer.copy_from_slice(&world.temporary_flushed[offset..offset + buffer.len()]);
+        Ok(())
+    }
+
+    fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("publish")?;
+        world.temporary.take().expect("a temporary image is there");
+        // What was not flushed is not in the entry either.
+        let uki = world.temporary_flushed.clone();
+        world.entries.insert(entry.file_name(), uki);
+        Ok(())
+    }
+
+    fn rename(&self, from: &BootEntry, to: &BootEntry) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("rename")?;
+        let uki = world
+            .entries
+            .remove(&from.file_name())
+            .ok_or(io::ErrorKind::NotFound)?;
+        world.entries.insert(to.file_name(), uki);
+        Ok(())
+    }
+
+    fn has_variables(&self) -> bool {
+        self.world().has_variables
+    }
+
+    fn set_one_shot(&self, entry: &BootEntry) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("set-one-shot")?;
+        world.one_shot = Some(entry.file_name());
+        Ok(())
+    }
+
+    fn clear_one_shot(&self) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("clear-one-shot")?;
+        world.one_shot = None;
+        Ok(())
+    }
+
+    fn release(&self) {}
+}
+
+impl Records for FakeNode {
+    fn read(&self, record: Record) -> io::Result<Option<Vec<u8>>> {
+        let mut world = self.world();
+        world.operation("read-record")?;
+        Ok(world.records.get(record_name(record)).cloned())
+    }
+
+    fn replace(&self, record: Record, content: &[u8]) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("write-record")?;
+        if world.records_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        world.records.insert(record_name(record), content.to_vec());
+        Ok(())
+    }
+
+    fn remove(&self, record: Record) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("remove-record")?;
+        world.records.remove(record_name(record));
+        Ok(())
+    }
+
+    fn mark_settled(&self) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("mark-settled")?;
+        world.settled = true;
+        Ok(())
+    }
+
+    fn boot_id(&self) -> io::Result<String> {
+        let world = self.world();
+        match world.dead {
+            true => Err(io::Error::other("no power")),
+            false => Ok(format!("boot-{}", world.boot)),
+        }
+    }
+}
+
+impl Power for FakeNode {
+    fn reboot(&self) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("reboot")?;
+        world.reboots += 1;
+        Ok(())
+    }
+}
+
+/// A clock that stands still.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FakeClock;
+
+impl Clock for FakeClock {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}

@@ -1,0 +1,8 @@
+//! The head and the hands against a node that remembers: rung 2.
+
+mod bus;
+mod cuts;
+mod fake;
+mod gate;
+mod network;
+mod stages;

@@ -1,0 +1,261 @@
+//! A repository in memory, honest or not.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use partition_layout::{Architecture, Version};
+use release::{Blob, Blobs, COMPATIBLE, Channel, ChannelName, Digest, Release, Salt, Verity};
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+use updater::ports::{Fetch, FetchError, Offer, Releases, ReleasesError, Stop};
+use verity::{HashArea, HashType, Params, Superblock};
+
+use super::fake::Image;
+
+const BLOCK: usize = 4096;
+const SALT: [u8; 32] = [7; 32];
+
+/// What a server does to the blobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lie {
+    None,
+    /// Flips a bit of this blob at this offset.
+    Flip(Which, usize),
+    /// Ends this blob here.
+    Truncate(Which, usize),
+    /// Says nothing more once this much of this blob was sent.
+    Silence(Which, usize),
+    MetadataExpired,
+    Gone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    Root,
+    Verity,
+    Uki,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    releases: Vec<Release>,
+    blobs: HashMap<Digest, (Which, Vec<u8>)>,
+    lie: Lie,
+    channel: Version,
+}
+
+/// A repository; clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct FakeRepository(Arc<Mutex<Shelf>>);
+
+pub(crate) fn version(text: &str) -> Version {
+    Version::parse(text).unwrap()
+}
+
+/// Makes a release of `blocks` blocks, all of them different from any other release's.
+pub(crate) fn image(name: &str, seed: u8, blocks: usize) -> (Release, Image) {
+    let version = version(name);
+    let mut root = Vec::with_capacity(blocks * BLOCK);
+    for block in 0..blocks {
+        let digest = Sha256::digest([
+            seed,
+            u8::try_from(block % 256).unwrap(),
+            u8::try_from(block / 256).unwrap(),
+        ]);
+        for _ in 0..BLOCK / 32 {
+            root.extend_from_slice(&digest);
+        }
+    }
+    let params = Params {
+        data_block_size: 4096,
+        hash_block_size: 4096,
+        salt: SALT.to_vec(),
+        hash_type: HashType::Normal,
+    };
+    let superblock = Superblock::new(
+        params,
+        blocks as u64,
+        partition_layout::Uuid::from_bytes([seed; 16]),
+    )
+    .unwrap();
+    let area = HashArea::with_superblock(&superblock, 0).unwrap();
+    let mut tree = Vec::new();
+    let root_hash = verity::format(&root, &area, &mut tree).unwrap();
+    let uki = format!("kernel image of {name} ({seed}) roothash={root_hash} ")
+        .repeat(60)
+        .into_bytes();
+    let blob = |bytes: &[u8]| Blob {
+        sha256: Digest::new(Sha256::digest(bytes).into()),
+        size: bytes.len() as u64,
+    };
+    let release = Release {
+        version: version.clone(),
+        architecture: Architecture::of_build(),
+        compatible: COMPATIBLE.to_owned(),
+        root_hash,
+        verity: Verity {
+            data_block_size: 4096,
+            hash_block_size: 4096,
+            salt: Salt::new(SALT).unwrap(),
+            data_blocks: blocks as u64,
+        },
+        blobs: Blobs {
+            root: blob(&root),
+            verity: blob(&tree),
+            uki: blob(&uki),
+            sbom: None,
+        },
+        created: None,
+        notes: None,
+    };
+    (
+        release,
+        Image {
+            version,
+            root_hash,
+            root,
+            verity: tree,
+            uki,
+        },
+    )
+}
+
+impl FakeRepository {
+    /// A repository that offers the last of `releases`.
+    pub(crate) fn with(releases: &[&(Release, Image)]) -> Self {
+        let mut blobs = HashMap::new();
+        for (release, image) in releases {
+            blobs.insert(release.blobs.root.sha256, (Which::Root, image.root.clone()));
+            blobs.insert(
+                release.blobs.verity.sha256,
+                (Which::Verity, image.verity.clone()),
+            );
+            blobs.insert(release.blobs.uki.sha256, (Which::Uki, image.uki.clone()));
+        }
+        let releases: Vec<Release> = releases
+            .iter()
+            .map(|(release, _)| release.clone())
+            .collect();
+        let channel = releases.last().unwrap().version.clone();
+        Self(Arc::new(Mutex::new(Shelf {
+            releases,
+            blobs,
+            lie: Lie::None,
+            channel,
+        })))
+    }
+
+    pub(crate) fn lie(&self, lie: Lie) {
+        self.0.lock().unwrap().lie = lie;
+    }
+
+    pub(crate) fn replace(&self, release: Release) {
+        let mut shelf = self.0.lock().unwrap();
+        shelf
+            .releases
+            .retain(|other| other.version != release.version);
+        shelf.releases.push(release);
+    }
+
+    fn reach(&self) -> Result<(), ReleasesError> {
+        let repository = "http://fake".to_owned();
+        match self.0.lock().unwrap().lie {
+            Lie::MetadataExpired => Err(ReleasesError::MetadataExpired {
+                repository,
+                source: "expired last week".into(),
+            }),
+            Lie::Gone => Err(ReleasesError::RepositoryUnreachable {
+                repository,
+                source: "no route to host".into(),
+            }),
+            Lie::None | Lie::Flip(..) | Lie::Truncate(..) | Lie::Silence(..) => Ok(()),
+        }
+    }
+}
+
+impl Releases for FakeRepository {
+    fn refresh(&mut self, _stop: &Stop) -> Result<Offer, ReleasesError> {
+        self.reach()?;
+        let shelf = self.0.lock().unwrap();
+        let mut versions: Vec<Version> = shelf
+            .releases
+            .iter()
+            .map(|release| release.version.clone())
+            .collect();
+        versions.sort();
+        versions.reverse();
+        Ok(Offer {
+            channel: Channel {
+                channel: ChannelName::parse("stable").unwrap(),
+                release: shelf.channel.clone(),
+                releases: versions.clone(),
+            },
+            versions,
+        })
+    }
+
+    fn release(
+        &mut self,
+        version: Option<&Version>,
+        _stop: &Stop,
+    ) -> Result<Release, ReleasesError> {
+        self.reach()?;
+        let shelf = self.0.lock().unwrap();
+        let version = version.unwrap_or(&shelf.channel);
+        let found = shelf
+            .releases
+            .iter()
+            .find(|release| release.version == *version);
+        found.cloned().ok_or_else(|| ReleasesError::UnknownVersion {
+            repository: "http://fake".to_owned(),
+            version: version.to_string(),
+        })
+    }
+}
+
+impl Fetch for FakeRepository {
+    fn fetch(
+        &mut self,
+        blob: &Blob,
+        offset: u64,
+        stop: &Stop,
+        sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), FetchError> {
+        let (lie, which, mut bytes) = {
+            let shelf = self.0.lock().unwrap();
+            let (which, bytes) = shelf.blobs[&blob.sha256].clone();
+            (shelf.lie, which, bytes)
+        };
+        let mut end = None;
+        match lie {
+            Lie::Flip(of, at) if of == which => bytes[at] ^= 1,
+            Lie::Truncate(of, at) | Lie::Silence(of, at) if of == which => end = Some(at),
+            Lie::None
+            | Lie::Flip(..)
+            | Lie::Truncate(..)
+            | Lie::Silence(..)
+            | Lie::MetadataExpired
+            | Lie::Gone => {}
+        }
+        let from = usize::try_from(offset).unwrap();
+        // Odd pieces, as networks make them.
+        for piece in bytes[from..end.unwrap_or(bytes.len())].chunks(70_001) {
+            if stop.is_set() || sink(piece).is_break() {
+                return Err(FetchError::Stopped);
+            }
+        }
+        match (lie, end) {
+            (Lie::Silence(..), Some(_)) => {
+                Handle::current().block_on(stop.wait());
+                Err(FetchError::Stopped)
+            }
+            (_, Some(found)) => Err(FetchError::BlobTruncated {
+                url: "http://fake/blob".to_owned(),
+                found: found as u64,
+                expected: blob.size,
+            }),
+            (_, None) => Ok(()),
+        }
+    }
+}
