@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use partition_layout::{
     Architecture, DiskLayout, DiskPlan, Form, RootHash, Slot, SlotContent, Version, create,
 };
+use updater::names::ErrorName;
 
 const GIB: u64 = 1 << 30;
 
@@ -129,6 +130,48 @@ fn every_unit_is_sound() {
         .lines()
         .filter(|line| !line.contains("is not executable: No such file or directory"))
         .filter(|line| !line.contains("Unknown key 'ImportCredential'"))
+        .filter(|line| !line.ends_with("Failed to parse boolean value, ignoring: disconnected"))
         .collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+/// Returns the values of attribute `name` of each `element`.
+fn names<'a>(xml: &'a str, element: &str) -> Vec<&'a str> {
+    let opening = format!("<{element} name=\"");
+    let rest = xml.split(opening.as_str()).skip(1);
+    rest.filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[test]
+fn the_manual_of_the_interface_leaves_nothing_out() {
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+    let xml = read(units().join("dbus/io.bistable.Updater1.xml"));
+    let manual = read(units().join("../docs/dbus-api.md"));
+    let all = [
+        names(&xml, "interface"),
+        names(&xml, "method"),
+        names(&xml, "property"),
+        names(&xml, "signal"),
+        ErrorName::ALL.iter().map(|name| name.short()).collect(),
+    ];
+    for members in all {
+        assert!(!members.is_empty());
+        for member in members {
+            let told = [format!("`{member}`"), format!("`{member}(")];
+            assert!(
+                told.iter().any(|told| manual.contains(told)),
+                "{member} is not explained"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_unit_that_is_activated_serves_the_name() {
+    let service = fs::read_to_string(units().join("dbus/io.bistable.Updater1.service")).unwrap();
+    let unit = service
+        .lines()
+        .find_map(|line| line.strip_prefix("SystemdService="))
+        .unwrap();
+    assert!(units().join("system").join(unit).is_file(), "{unit}");
 }
