@@ -14,7 +14,6 @@ mod values;
 use std::collections::HashMap;
 
 use zbus::interface;
-use zbus::object_server::ResponseDispatchNotifier;
 use zbus::{Connection, ObjectPath, Variant};
 
 use self::arguments::{complaint, stage_ask, text};
@@ -30,6 +29,10 @@ use crate::refusal::{Failure, Refused};
 pub const BUS_NAME: &str = "io.bistable.Updater1";
 /// Where its manager lies.
 pub const MANAGER_PATH: &str = "/io/bistable/Updater1";
+
+/// The bus itself.
+const BUS: &str = "org.freedesktop.DBus";
+const BUS_PATH: &str = "/org/freedesktop/DBus";
 
 /// The manager object.
 #[derive(Debug)]
@@ -109,17 +112,22 @@ impl Manager {
         &self,
         reason: &str,
         details: HashMap<String, Variant<'_>>,
-    ) -> Result<ResponseDispatchNotifier<()>, BusError> {
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(), BusError> {
         self.wait(Request::MarkBad(complaint(reason, &details)?))
             .await?;
-        // The caller hears first that its word was heard.
-        let (reply, sent) = ResponseDispatchNotifier::new(());
-        let handle = self.handle.clone();
+        let (handle, bus) = (self.handle.clone(), bus.clone());
         tokio::spawn(async move {
-            sent.await;
+            // The caller hears first that its word was heard: our reply is
+            // written when this task first runs, and a bus that answers what
+            // came after it has passed it on.
+            let answered = bus.call_method(Some(BUS), BUS_PATH, Some(BUS), "GetId", &());
+            if let Err(error) = answered.await {
+                tracing::warn!(%error, "the bus does not answer");
+            }
             reboot_after_verdict(&handle).await;
         });
-        Ok(reply)
+        Ok(())
     }
 
     async fn forgive(&self, root_hash: &str) -> Result<(), BusError> {

@@ -1,1 +1,408 @@
+//! The daemon on a real bus: its own, private dbus-daemon.
 
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::task::JoinHandle;
+use updater::cli::bus::{JobProxy, ManagerProxy};
+use updater::dbus;
+use zbus::fdo::{IntrospectableProxy, PropertiesProxy};
+use zbus::{Connection, OwnedVariant, Variant};
+
+use super::fake::FakeNode;
+use super::gate::Daemon;
+use super::introspection::Node;
+use super::network::{FakeRepository, Lie, Which, image};
+
+const XML: &str = include_str!("../../../systemd-units/dbus/io.bistable.Updater1.xml");
+/// Far above what anything here takes, on a machine that is busy.
+const LIMIT: Duration = Duration::from_secs(60);
+
+struct PrivateBus {
+    daemon: Child,
+    address: String,
+}
+
+impl PrivateBus {
+    fn start() -> Self {
+        let mut daemon = Command::new("dbus-daemon")
+            .args(["--session", "--nofork", "--nopidfile", "--print-address"])
+            .stdout(Stdio::piped())
+            // It says that it may not raise its limit of open files.
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dbus-daemon is installed");
+        let mut address = String::new();
+        BufReader::new(daemon.stdout.take().unwrap())
+            .read_line(&mut address)
+            .unwrap();
+        Self {
+            daemon,
+            address: address.trim().to_owned(),
+        }
+    }
+
+    async fn connect(&self) -> Connection {
+        zbus::connection::Builder::address(self.address.as_str())
+            .build()
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for PrivateBus {
+    fn drop(&mut self) {
+        drop(self.daemon.kill());
+        drop(self.daemon.wait());
+    }
+}
+
+struct Stand {
+    _bus: PrivateBus,
+    node: FakeNode,
+    repository: FakeRepository,
+    daemon: Daemon,
+    client: Connection,
+    publisher: JoinHandle<zbus::Result<()>>,
+}
+
+impl Stand {
+    async fn new() -> Self {
+        let (one, two) = (image("1", 1, 300), image("2", 2, 300));
+        let node = FakeNode::running(&one.1);
+        let repository = FakeRepository::with(&[&one, &two]);
+        Self::with(node, repository).await
+    }
+
+    async fn with(node: FakeNode, repository: FakeRepository) -> Self {
+        let bus = PrivateBus::start();
+        let daemon = Daemon::start(&node, &repository).await;
+        let server = bus.connect().await;
+        let manager = dbus::Manager::new(daemon.handle.clone(), 3);
+        server
+            .object_server()
+            .at(dbus::MANAGER_PATH, manager)
+            .await
+            .unwrap();
+        server.request_name(dbus::BUS_NAME).await.unwrap();
+        let handle = daemon.handle.clone();
+        let publisher = tokio::spawn(async move { dbus::publish(&server, &handle).await });
+        let client = bus.connect().await;
+        Self {
+            _bus: bus,
+            node,
+            repository,
+            daemon,
+            client,
+            publisher,
+        }
+    }
+
+    async fn manager(&self) -> ManagerProxy<'_> {
+        ManagerProxy::new(&self.client).await.unwrap()
+    }
+
+    async fn properties(&self, path: &str, interface: &str) -> HashMap<String, OwnedVariant> {
+        let proxy = PropertiesProxy::builder(&self.client)
+            .destination(dbus::BUS_NAME)
+            .path(path)
+            .build()
+            .await
+            .unwrap();
+        proxy.get_all(interface.try_into().unwrap()).await.unwrap()
+    }
+
+    async fn manager_properties(&self) -> HashMap<String, OwnedVariant> {
+        self.properties(dbus::MANAGER_PATH, "io.bistable.Updater1.Manager")
+            .await
+    }
+
+    async fn xml(&self, path: &str) -> String {
+        let proxy = IntrospectableProxy::builder(&self.client)
+            .destination(dbus::BUS_NAME)
+            .path(path)
+            .build()
+            .await
+            .unwrap();
+        proxy.introspect().await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.daemon.stop().await;
+        self.publisher.abort();
+    }
+}
+
+fn text(properties: &HashMap<String, OwnedVariant>, name: &str) -> String {
+    String::try_from(properties[name].try_clone().unwrap()).unwrap()
+}
+
+fn number(properties: &HashMap<String, OwnedVariant>, name: &str) -> u64 {
+    u64::try_from(&properties[name]).unwrap()
+}
+
+fn error_name(error: zbus::Error) -> String {
+    match error {
+        zbus::Error::MethodError(name, ..) => name.to_string(),
+        other => panic!("no error of ours: {other:?}"),
+    }
+}
+
+const JOB: &str = "io.bistable.Updater1.Job";
+
+#[tokio::test]
+async fn the_live_interfaces_are_those_of_the_checked_in_file() {
+    let stand = Stand::new().await;
+    let job = stand.manager().await.check_for_update().await.unwrap();
+    let written = Node::parse(XML);
+    for (path, interface) in [
+        (dbus::MANAGER_PATH, "io.bistable.Updater1.Manager"),
+        (job.as_str(), JOB),
+    ] {
+        let live = Node::parse(&stand.xml(path).await);
+        assert_eq!(live.interface(interface), written.interface(interface));
+        assert!(!written.interface(interface).unwrap().members.is_empty());
+    }
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn a_release_is_staged_over_the_bus_with_progress_that_only_grows() {
+    let stand = Stand::new().await;
+    let manager = stand.manager().await;
+    let path = manager.stage("2", HashMap::new()).await.unwrap();
+    let job = JobProxy::builder(&stand.client)
+        .path(path.clone())
+        .build()
+        .await
+        .unwrap();
+    let mut finished = job.receive_finished().await.unwrap();
+    let changes = PropertiesProxy::builder(&stand.client)
+        .destination(dbus::BUS_NAME)
+        .path(path.clone())
+        .build()
+        .await
+        .unwrap();
+    let mut changes = changes.receive_properties_changed().await.unwrap();
+    let mut done = 0;
+    if text(&stand.properties(&path, JOB).await, "Result").is_empty() {
+        let told = tokio::time::timeout(LIMIT, async {
+            loop {
+                tokio::select! {
+                    change = changes.next() => {
+                        let change = change.unwrap();
+                        let changed = change.args().unwrap().changed_properties;
+                        if let Some(Variant::U64(now)) = changed.get("BytesDone") {
+                            assert!(*now >= done);
+                            done = *now;
+                        }
+                    }
+                    told = finished.next() => break told.unwrap(),
+                }
+            }
+        })
+        .await
+        .expect("the job ends");
+        let told = told.args().unwrap();
+        assert_eq!(
+            (*told.result(), *told.error(), *told.message()),
+            ("done", "", "")
+        );
+    }
+    let properties = stand.properties(&path, JOB).await;
+    assert_eq!(text(&properties, "Result"), "done");
+    assert_eq!(text(&properties, "Kind"), "stage");
+    assert_eq!(text(&properties, "Version"), "2");
+    assert_eq!(
+        number(&properties, "BytesDone"),
+        number(&properties, "BytesTotal")
+    );
+    assert!(
+        stand
+            .node
+            .entry_names()
+            .contains(&"bistable_2+3.efi".to_owned())
+    );
+
+    let properties = stand.manager_properties().await;
+    assert_eq!(text(&properties, "State"), "staged");
+    assert_eq!(text(&properties, "StagedVersion"), "2");
+    assert_eq!(text(&properties, "BootedVersion"), "1");
+    let slots = manager.list_slots().await.unwrap();
+    assert_eq!(
+        (text(&slots[0], "slot"), text(&slots[0], "status")),
+        ("A".into(), "good".into())
+    );
+    assert_eq!(
+        (text(&slots[1], "slot"), text(&slots[1], "status")),
+        ("B".into(), "armed".into())
+    );
+    assert_eq!(u32::try_from(&slots[1]["tries_left"]).unwrap(), 3);
+    let history = manager.history(0).await.unwrap();
+    assert_eq!(text(&history[0], "event"), "staged");
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_a_silent_server_is_cancelled_and_the_bus_never_waits() {
+    let stand = Stand::new().await;
+    stand.repository.lie(Lie::Silence(Which::Root, 500_000));
+    let manager = stand.manager().await;
+    let path = manager.stage("", HashMap::new()).await.unwrap();
+    let job = JobProxy::builder(&stand.client)
+        .path(path.clone())
+        .build()
+        .await
+        .unwrap();
+    let mut finished = job.receive_finished().await.unwrap();
+    // The hands wait for the network; the head answers.
+    let properties = stand.manager_properties().await;
+    assert_eq!(text(&properties, "State"), "staging");
+    let busy = manager.check_for_update().await.unwrap_err();
+    assert_eq!(error_name(busy), "io.bistable.Error.Busy");
+    let bad = manager.mark_bad("no", HashMap::new()).await.unwrap_err();
+    assert_eq!(error_name(bad), "io.bistable.Error.NotInTrial");
+    manager.mark_good().await.unwrap();
+    job.cancel().await.unwrap();
+    let told = tokio::time::timeout(LIMIT, finished.next())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(*told.args().unwrap().result(), "cancelled");
+    let late = job.cancel().await.unwrap_err();
+    assert_eq!(error_name(late), "io.bistable.Error.NoSuchJob");
+    assert_eq!(stand.node.entry_names(), ["bistable_1.efi"]);
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn errors_have_names_and_arguments_are_checked() {
+    let stand = Stand::new().await;
+    let manager = stand.manager().await;
+    for (version, options) in [
+        ("no such version!", HashMap::new()),
+        ("2", HashMap::from([("forse", Variant::from(true))])),
+        ("", HashMap::from([("force", Variant::from(true))])),
+        ("2", HashMap::from([("tries", Variant::from(0_u32))])),
+    ] {
+        let error = manager.stage(version, options).await.unwrap_err();
+        assert_eq!(error_name(error), "io.bistable.Error.BadArgument");
+    }
+    let error = manager.forgive("abc").await.unwrap_err();
+    assert_eq!(error_name(error), "io.bistable.Error.BadArgument");
+    let error = manager.rollback("because").await.unwrap_err();
+    assert_eq!(error_name(error), "io.bistable.Error.NothingToRollBackTo");
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_job_leaves_its_error_where_it_can_be_read() {
+    let stand = Stand::new().await;
+    stand.repository.lie(Lie::Flip(Which::Root, 5000));
+    let manager = stand.manager().await;
+    manager.stage("2", HashMap::new()).await.unwrap();
+    let mut view = stand.daemon.handle.follow();
+    let ended = view.wait_for(|view| view.last_error.is_some());
+    tokio::time::timeout(LIMIT, ended).await.unwrap().unwrap();
+    let properties = stand.manager_properties().await;
+    let (name, message) =
+        <(String, String)>::try_from(properties["LastError"].try_clone().unwrap()).unwrap();
+    assert_eq!(name, "io.bistable.Error.BlobCorrupt");
+    assert!(message.contains("block 1"), "{message}");
+    assert_eq!(text(&properties, "State"), "idle");
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn a_check_tells_what_the_channel_offers() {
+    let stand = Stand::new().await;
+    let manager = stand.manager().await;
+    manager.check_for_update().await.unwrap();
+    let mut view = stand.daemon.handle.follow();
+    let checked = view.wait_for(|view| view.last_check.is_some());
+    tokio::time::timeout(LIMIT, checked).await.unwrap().unwrap();
+    let properties = stand.manager_properties().await;
+    assert_eq!(text(&properties, "AvailableVersion"), "2");
+    assert_ne!(number(&properties, "LastCheck"), 0);
+    let releases = manager.list_releases().await.unwrap();
+    assert_eq!(
+        (text(&releases[0], "version"), text(&releases[1], "version")),
+        ("2".into(), "1".into())
+    );
+    assert_eq!(bool::try_from(&releases[0]["newest"]), Ok(true));
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn marking_bad_replies_and_then_reboots() {
+    let (one, two) = (image("1", 1, 300), image("2", 2, 300));
+    let node = FakeNode::running(&one.1);
+    let repository = FakeRepository::with(&[&one, &two]);
+    let daemon = Daemon::start(&node, &repository).await;
+    daemon.stage("2").await;
+    daemon.stop().await;
+    node.power_cycle(&[&one.1, &two.1]);
+    let stand = Stand::with(node, repository).await;
+    assert_eq!(text(&stand.manager_properties().await, "State"), "trial");
+    let lines = Variant::from(vec!["one", "two"]);
+    let details = HashMap::from([("check", Variant::from("gate")), ("lines", lines)]);
+    stand
+        .manager()
+        .await
+        .mark_bad("sick", details)
+        .await
+        .unwrap();
+    let mut view = stand.daemon.handle.follow();
+    let rebooting = view.wait_for(|view| view.state == "rebooting");
+    tokio::time::timeout(LIMIT, rebooting)
+        .await
+        .unwrap()
+        .unwrap();
+    let properties = stand.manager_properties().await;
+    let told: HashMap<String, OwnedVariant> = properties["LastRollback"]
+        .try_clone()
+        .unwrap()
+        .try_into()
+        .unwrap();
+    assert_eq!(
+        (text(&told, "check"), text(&told, "reason")),
+        ("gate".into(), "sick".into())
+    );
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_last_jobs_stay_on_the_bus() {
+    let stand = Stand::new().await;
+    let manager = stand.manager().await;
+    let mut paths = Vec::new();
+    for _ in 0..10 {
+        let path = manager.check_for_update().await.unwrap();
+        let mut view = stand.daemon.handle.follow();
+        let ended = view.wait_for(|view| view.current_job.is_none());
+        tokio::time::timeout(LIMIT, ended).await.unwrap().unwrap();
+        paths.push(path);
+    }
+    let of = async |path: &str| {
+        let proxy = PropertiesProxy::builder(&stand.client)
+            .destination(dbus::BUS_NAME)
+            .path(path.to_owned())
+            .build()
+            .await
+            .unwrap();
+        proxy.get_all(JOB.try_into().unwrap()).await
+    };
+    // Objects go when the publisher gets to it.
+    let gone = tokio::time::timeout(LIMIT, async {
+        while of(paths[0].as_str()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    gone.await.expect("the first job's object goes");
+    assert!(of(paths[9].as_str()).await.is_ok());
+    assert!(of(paths[2].as_str()).await.is_ok());
+    stand.stop().await;
+}

@@ -4,5 +4,6 @@ mod bus;
 mod cuts;
 mod fake;
 mod gate;
+mod introspection;
 mod network;
 mod stages;
