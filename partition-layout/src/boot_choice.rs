@@ -69,3 +69,46 @@ impl LoaderEntry {
 pub fn choose_entry(entries: &[LoaderEntry]) -> Option<&LoaderEntry> {
     entries.iter().min_by(|a, b| a.order(b))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uki(file_name: &str, key: &str, version: &str) -> LoaderEntry {
+        LoaderEntry {
+            sort_key: Some(SortKey {
+                key: key.to_owned(),
+                version: version.to_owned(),
+            }),
+            ..LoaderEntry::by_name(file_name)
+        }
+    }
+
+    fn chosen(entries: &[LoaderEntry]) -> Option<String> {
+        choose_entry(entries).map(|entry| entry.name.file_name())
+    }
+
+    #[test]
+    fn the_version_inside_an_image_outranks_its_name() {
+        let older = uki("bistable_9.efi", "bistable", "1");
+        let newer = uki("bistable_1.efi", "bistable", "2");
+        assert_eq!(chosen(&[older, newer]).as_deref(), Some("bistable_1.efi"));
+    }
+
+    #[test]
+    fn an_image_that_ranks_itself_comes_before_one_that_does_not() {
+        let silent = LoaderEntry::by_name("zzz_9.efi");
+        let ranked = uki("bistable_1.efi", "bistable", "1");
+        assert_eq!(chosen(&[silent, ranked]).as_deref(), Some("bistable_1.efi"));
+    }
+
+    #[test]
+    fn a_newer_release_without_tries_gives_way_and_is_still_a_last_resort() {
+        let spent = uki("bistable_2+0-3.efi", "bistable", "2");
+        let good = uki("bistable_1.efi", "bistable", "1");
+        let both = [spent.clone(), good];
+        assert_eq!(chosen(&both).as_deref(), Some("bistable_1.efi"));
+        assert_eq!(chosen(&[spent]).as_deref(), Some("bistable_2+0-3.efi"));
+        assert_eq!(chosen(&[]), None);
+    }
+}

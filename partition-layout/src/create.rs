@@ -29,9 +29,15 @@ const GRAIN: u64 = 4096;
 
 /// Bit 60 of the Discoverable Partitions Specification: the content is not to be written to.
 ///
-/// Set on all partitions of a slot. "No auto" (63) is not, because it would hide
-/// the slots from systemd-dissect; a verity root is never mounted without its hash.
+/// Set on all partitions of a slot.
 pub const ATTRIBUTE_READ_ONLY: u64 = 1 << 60;
+/// Bit 63: tools that look for partitions on their own are to pass over this one.
+///
+/// Set on what would stop systemd-dissect (252 and 257 alike) from reading the disk:
+/// a partition for a signature with none in it, as all are yet; and slot B, since to
+/// systemd's version order the label `_empty` is newer than that of any release, so
+/// that it would look into the empty slot. PID 1 finds partitions by their UUIDs.
+pub const ATTRIBUTE_NO_AUTO: u64 = 1 << 63;
 /// Bit 59: the file system is to grow with its partition. Set on `/var`.
 pub const ATTRIBUTE_GROW_FILE_SYSTEM: u64 = 1 << 59;
 
@@ -233,7 +239,7 @@ impl DiskPlan {
                     type_guid: self.architecture.partition_type(role),
                     uuid: label.uuid(slot, role),
                     label: label.text(),
-                    attributes: ATTRIBUTE_READ_ONLY,
+                    attributes: attributes(slot, role),
                     range: start..start.saturating_add(size),
                 });
             }
@@ -331,6 +337,13 @@ impl Planned {
             flags: self.attributes,
             name: self.label.clone(),
         }
+    }
+}
+
+fn attributes(slot: Slot, role: Role) -> u64 {
+    match (slot, role) {
+        (Slot::A, Role::Root | Role::Verity) => ATTRIBUTE_READ_ONLY,
+        (Slot::A, Role::VeritySig) | (Slot::B, _) => ATTRIBUTE_READ_ONLY | ATTRIBUTE_NO_AUTO,
     }
 }
 

@@ -30,8 +30,14 @@ pub mod boot_choice;
 pub mod boot_entry;
 pub mod create;
 pub mod device;
+#[cfg(feature = "esp")]
+pub mod esp;
+#[cfg(feature = "esp")]
+mod fat;
 mod header;
 pub mod health;
+#[cfg(feature = "esp")]
+pub mod inspection;
 pub mod layout;
 mod mbr;
 pub mod rewrite;
@@ -42,6 +48,8 @@ mod survey;
 pub mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "esp")]
+mod uki;
 pub mod version;
 
 pub use architecture::{Architecture, Role};

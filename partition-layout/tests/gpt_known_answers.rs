@@ -1,6 +1,11 @@
 //! Damaged partition tables, and what Linux, sfdisk and blkid make of them.
 //!
 //! The oracle is Debian's kernel 6.12 with `gpt` on its command line, as our nodes have it.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test says by a panic that its claim does not hold"
+)]
 
 use std::fs;
 use std::path::Path;
@@ -208,7 +213,10 @@ fn a_disk_of_others_is_refused_and_not_written_to() {
         let is_refusal = |error: &ReadLayoutError| match error {
             ReadLayoutError::NoSlot => readable,
             ReadLayoutError::Table { .. } => !readable,
-            other => panic!("{}: {other}", case.id),
+            ReadLayoutError::NoEsp
+            | ReadLayoutError::SeveralArchitectures
+            | ReadLayoutError::IncompleteSlot { .. }
+            | ReadLayoutError::Overlap { .. } => false,
         };
         let read = DiskLayout::read(&disk).expect_err("not ours");
         assert!(is_refusal(&read), "{}: {read}", case.id);

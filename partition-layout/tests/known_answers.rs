@@ -1,5 +1,4 @@
 //! Known answers for version order and boot counting; the vectors name their sources.
-
 use std::collections::BTreeMap;
 
 use partition_layout::{

@@ -1,0 +1,143 @@
+//! The boot entries on an EFI system partition that is not mounted.
+
+use crate::boot_choice::{LoaderEntry, choose_entry};
+use crate::boot_entry::{CountedName, ENTRY_FOLDER};
+use crate::device::Device;
+use crate::fat::Fat;
+pub use crate::fat::ReadFatError;
+use crate::table::Partition;
+pub use crate::uki::Uki;
+
+const LOADER_CONFIGURATION: (&str, &str) = ("loader", "loader.conf");
+const FOLDER_OF_OTHER_ENTRIES: &str = "loader/entries";
+/// More is no configuration of a boot loader.
+const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
+
+/// What systemd-boot will find on an ESP.
+#[derive(Debug)]
+pub struct Esp {
+    /// The files in `EFI/Linux` that it looks at, by name.
+    pub files: Vec<EntryFile>,
+    /// Why the order of the entries does not decide alone, if it does not.
+    pub decided_elsewhere: Option<String>,
+}
+
+/// A file in the folder of boot entries.
+#[derive(Debug)]
+pub struct EntryFile {
+    /// Its name.
+    pub file_name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What is in it.
+    pub image: EntryImage,
+}
+
+/// What is in a file that has the name of a boot entry.
+#[derive(Debug)]
+pub enum EntryImage {
+    /// An image that systemd-boot offers, and what it says of itself.
+    Uki(Uki),
+    /// Nothing that systemd-boot takes for a unified kernel image.
+    NoUki,
+    /// Nobody knows, as it cannot be read.
+    Unreadable(ReadFatError),
+}
+
+impl EntryFile {
+    /// Returns the boot entry that systemd-boot makes of the file, if it makes one.
+    pub fn loader_entry(&self) -> Option<LoaderEntry> {
+        match &self.image {
+            EntryImage::Uki(uki) => Some(LoaderEntry {
+                name: CountedName::parse(&self.file_name),
+                sort_key: uki.sort_key.clone(),
+            }),
+            EntryImage::NoUki | EntryImage::Unreadable(_) => None,
+        }
+    }
+}
+
+impl Esp {
+    /// Reads the boot entries off `partition`. Nothing is written.
+    ///
+    /// # Errors
+    /// When the medium fails, or there is no sound FAT16 or FAT32 file system.
+    pub fn read(device: &impl Device, partition: &Partition) -> Result<Self, ReadFatError> {
+        let fat = Fat::open(device, partition)?;
+        let mut files = Vec::new();
+        for node in fat.list(ENTRY_FOLDER)?.unwrap_or_default() {
+            // systemd-boot passes over everything else in this folder.
+            let name = node.name.to_ascii_lowercase();
+            if node.is_folder
+                || name.starts_with('.')
+                || name.starts_with("auto-")
+                || !name.ends_with(".efi")
+            {
+                continue;
+            }
+            let uki = Uki::read(|offset, buffer: &mut [u8]| fat.read_file(&node, offset, buffer));
+            let image = match uki {
+                Ok(Some(uki)) => EntryImage::Uki(uki),
+                Ok(None) => EntryImage::NoUki,
+                Err(unreadable) => EntryImage::Unreadable(unreadable),
+            };
+            files.push(EntryFile {
+                file_name: node.name,
+                size: node.size,
+                image,
+            });
+        }
+        files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
+        let decided_elsewhere = decided_elsewhere(&fat)?;
+        Ok(Self {
+            files,
+            decided_elsewhere,
+        })
+    }
+
+    /// Returns the file that systemd-boot starts next, when the files alone decide.
+    pub fn boots_next(&self) -> Option<&EntryFile> {
+        if self.decided_elsewhere.is_some() {
+            return None;
+        }
+        let entries: Vec<_> = self
+            .files
+            .iter()
+            .filter_map(EntryFile::loader_entry)
+            .collect();
+        let chosen = choose_entry(&entries)?;
+        let mut files = self.files.iter();
+        files.find(|file| file.loader_entry().as_ref() == Some(chosen))
+    }
+}
+
+/// Looks for what the model of the boot order leaves out.
+fn decided_elsewhere<D: Device>(fat: &Fat<'_, D>) -> Result<Option<String>, ReadFatError> {
+    let others = fat.list(FOLDER_OF_OTHER_ENTRIES)?.unwrap_or_default();
+    if let Some(other) = others
+        .iter()
+        .find(|node| node.name.to_ascii_lowercase().ends_with(".conf"))
+    {
+        return Ok(Some(format!(
+            "there is an entry {FOLDER_OF_OTHER_ENTRIES}/{}",
+            other.name
+        )));
+    }
+    let (folder, file) = LOADER_CONFIGURATION;
+    let nodes = fat.list(folder)?.unwrap_or_default();
+    let Some(node) = nodes
+        .iter()
+        .find(|node| !node.is_folder && node.name.eq_ignore_ascii_case(file))
+    else {
+        return Ok(None);
+    };
+    let mut text = vec![0; MAX_CONFIGURATION_BYTES];
+    let length = fat.read_file(node, 0, &mut text)?;
+    text.truncate(length);
+    let text = String::from_utf8_lossy(&text);
+    let mut words = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    let deciding = words.rfind(|word| matches!(*word, "default" | "preferred"));
+    Ok(deciding.map(|word| format!("{folder}/{file} sets {word:?}")))
+}

@@ -1,0 +1,535 @@
+//! A reader for the FAT file system of an ESP that is not mounted.
+//!
+//! It reads FAT16 and FAT32 with long names, writes nothing, and takes no number of
+//! the medium on trust: every address is checked, every chain is bounded. (The crate
+//! `fatfs` 0.3 adds and multiplies cluster numbers unchecked, so that a rotten ESP
+//! would end the inspection in a panic.)
+//!
+//! Source: Microsoft's "FAT32 File System Specification" 1.03, which UEFI refers to.
+
+use std::io;
+
+use crate::device::Device;
+use crate::header::Fields;
+use crate::table::Partition;
+
+const ENTRY_BYTES: usize = 32;
+/// The specification allows a folder 65536 entries.
+const MAX_FOLDER_BYTES: u64 = 65_536 * ENTRY_BYTES as u64;
+/// Fewer clusters make a FAT12, which no ESP of ours is.
+const FEWEST_CLUSTERS_16: u64 = 4085;
+const FEWEST_CLUSTERS_32: u64 = 65_525;
+
+const ATTRIBUTE_VOLUME: u8 = 0x08;
+const ATTRIBUTE_FOLDER: u8 = 0x10;
+const ATTRIBUTES_OF_LONG_NAME: u8 = 0x0f;
+
+/// Why a file system cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFatError {
+    /// The medium does not give it.
+    #[error("cannot read at byte {offset} of the file system")]
+    Read {
+        /// The byte.
+        offset: u64,
+        /// What the medium said.
+        source: io::Error,
+    },
+    /// There is no FAT16 or FAT32 file system.
+    #[error("there is no FAT16 or FAT32 file system: {why}")]
+    NoFat {
+        /// What is odd about its first sector.
+        why: &'static str,
+    },
+    /// A file or folder leaves the file system, or runs in circles.
+    #[error("the chain of clusters that starts at {first} is broken")]
+    BrokenChain {
+        /// Its first cluster.
+        first: u32,
+    },
+    /// A folder is larger than any folder may be.
+    #[error("the folder at cluster {first} has no end")]
+    EndlessFolder {
+        /// Its first cluster.
+        first: u32,
+    },
+}
+
+/// A file or folder, as its folder describes it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) is_folder: bool,
+    pub(crate) size: u64,
+    first_cluster: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Width {
+    Bits16,
+    Bits32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Root {
+    /// A place of its own, on FAT16: its first byte, and its length.
+    Region(u64, u64),
+    Chain(u32),
+}
+
+/// A file system on a partition.
+#[derive(Debug)]
+pub(crate) struct Fat<'d, D> {
+    device: &'d D,
+    /// The first byte of the partition, and its length.
+    start: u64,
+    len: u64,
+    width: Width,
+    cluster_bytes: u64,
+    /// The first byte of the first FAT, and of the first cluster, in the partition.
+    fat: u64,
+    data: u64,
+    clusters: u64,
+    root: Root,
+}
+
+impl<'d, D: Device> Fat<'d, D> {
+    /// Checks the first sector of the file system on `partition`.
+    pub(crate) fn open(device: &'d D, partition: &Partition) -> Result<Self, ReadFatError> {
+        let mut sector = [0; 512];
+        let read = device.read_at(partition.start, &mut sector);
+        read.map_err(|source| ReadFatError::Read { offset: 0, source })?;
+        let no_fat = |why| ReadFatError::NoFat { why };
+        let boot = BootSector::parse(&sector).ok_or(no_fat("it has no signature"))?;
+
+        let sector_bytes = u64::from(boot.sector_bytes);
+        if !matches!(sector_bytes, 512 | 1024 | 2048 | 4096) {
+            return Err(no_fat("its sectors have an impossible size"));
+        }
+        if !boot.cluster_sectors.is_power_of_two() || boot.fats == 0 || boot.reserved == 0 {
+            return Err(no_fat("it has no clusters, no table or no first sector"));
+        }
+        let cluster_bytes = u64::from(boot.cluster_sectors) * sector_bytes;
+        let total = match boot.sectors_16 {
+            0 => u64::from(boot.sectors_32),
+            sectors => u64::from(sectors),
+        };
+        let fat_sectors = match boot.fat_sectors_16 {
+            0 => u64::from(boot.fat_sectors_32),
+            sectors => u64::from(sectors),
+        };
+        // All of these come from 16- and 32-bit fields: no sum or product below
+        // can leave 64 bits.
+        let root_bytes = u64::from(boot.root_entries) * ENTRY_BYTES as u64;
+        let fat = u64::from(boot.reserved) * sector_bytes;
+        let root = fat + u64::from(boot.fats) * fat_sectors * sector_bytes;
+        let data = root + root_bytes.next_multiple_of(sector_bytes);
+        let clusters = (total * sector_bytes).saturating_sub(data) / cluster_bytes;
+        let width = match clusters {
+            ..FEWEST_CLUSTERS_16 => return Err(no_fat("it has too few clusters")),
+            FEWEST_CLUSTERS_16..FEWEST_CLUSTERS_32 => Width::Bits16,
+            FEWEST_CLUSTERS_32.. => Width::Bits32,
+        };
+        if total * sector_bytes > partition.len {
+            return Err(no_fat("it is larger than its partition"));
+        }
+        let root = match width {
+            Width::Bits16 => Root::Region(root, root_bytes),
+            Width::Bits32 => Root::Chain(boot.root_cluster),
+        };
+        Ok(Self {
+            device,
+            start: partition.start,
+            len: partition.len,
+            width,
+            cluster_bytes,
+            fat,
+            data,
+            clusters,
+            root,
+        })
+    }
+
+    /// Returns what is in the folder at `path`, or `None` when there is no such folder.
+    pub(crate) fn list(&self, path: &str) -> Result<Option<Vec<Node>>, ReadFatError> {
+        let mut nodes = nodes(&self.read_root()?);
+        for wanted in path.split('/') {
+            let mut folders = nodes.into_iter().filter(|node| node.is_folder);
+            let Some(folder) = folders.find(|node| node.name.eq_ignore_ascii_case(wanted)) else {
+                return Ok(None);
+            };
+            nodes = self::nodes(&self.read_chain(folder.first_cluster)?);
+        }
+        Ok(Some(nodes))
+    }
+
+    /// Fills as much of `buffer` as `file` has from byte `offset` on, and returns how much.
+    pub(crate) fn read_file(
+        &self,
+        file: &Node,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize, ReadFatError> {
+        let left = usize::try_from(file.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = left.min(buffer.len());
+        let (mut rest, _) = buffer.split_at_mut(length);
+        let mut position = offset;
+        let mut chain = Chain::new(self, file.first_cluster);
+        let mut start_of_cluster = 0;
+        while !rest.is_empty() {
+            let broken = || ReadFatError::BrokenChain {
+                first: file.first_cluster,
+            };
+            let cluster = chain.next()?.ok_or_else(broken)?;
+            let end_of_cluster = start_of_cluster + self.cluster_bytes;
+            if position < end_of_cluster {
+                let here = usize::try_from(end_of_cluster - position).unwrap_or(usize::MAX);
+                let (part, behind) = rest.split_at_mut(here.min(rest.len()));
+                self.read(self.offset_of(cluster) + position - start_of_cluster, part)?;
+                position += part.len() as u64;
+                rest = behind;
+            }
+            start_of_cluster = end_of_cluster;
+        }
+        Ok(length)
+    }
+
+    fn read_root(&self) -> Result<Vec<u8>, ReadFatError> {
+        match self.root {
+            Root::Region(offset, bytes) => {
+                let mut region = vec![0; usize::try_from(bytes).unwrap_or_default()];
+                self.read(offset, &mut region)?;
+                Ok(region)
+            }
+            Root::Chain(first) => self.read_chain(first),
+        }
+    }
+
+    /// Reads a folder, which ends with its chain.
+    fn read_chain(&self, first: u32) -> Result<Vec<u8>, ReadFatError> {
+        let mut chain = Chain::new(self, first);
+        let mut bytes = Vec::new();
+        let mut cluster_content = vec![0; usize::try_from(self.cluster_bytes).unwrap_or_default()];
+        while let Some(cluster) = chain.next()? {
+            if bytes.len() as u64 >= MAX_FOLDER_BYTES {
+                return Err(ReadFatError::EndlessFolder { first });
+            }
+            self.read(self.offset_of(cluster), &mut cluster_content)?;
+            bytes.extend_from_slice(&cluster_content);
+        }
+        Ok(bytes)
+    }
+
+    /// Returns where in the partition a cluster begins. It has been checked to exist.
+    fn offset_of(&self, cluster: u32) -> u64 {
+        let before = u64::from(cluster).saturating_sub(2);
+        self.data
+            .saturating_add(before.saturating_mul(self.cluster_bytes))
+    }
+
+    fn has(&self, cluster: u32) -> bool {
+        (2..self.clusters.saturating_add(2)).contains(&u64::from(cluster))
+    }
+
+    /// Returns what the FAT says comes after `cluster`.
+    fn after(&self, cluster: u32) -> Result<u32, ReadFatError> {
+        let cluster = u64::from(cluster);
+        match self.width {
+            Width::Bits16 => {
+                let mut next = [0; 2];
+                self.read(self.fat.saturating_add(2 * cluster), &mut next)?;
+                Ok(match u16::from_le_bytes(next) {
+                    0xfff8.. => END_OF_CHAIN,
+                    next => u32::from(next),
+                })
+            }
+            Width::Bits32 => {
+                let mut next = [0; 4];
+                self.read(self.fat.saturating_add(4 * cluster), &mut next)?;
+                // The upper four bits are reserved.
+                Ok(match u32::from_le_bytes(next) & 0x0fff_ffff {
+                    0x0fff_fff8.. => END_OF_CHAIN,
+                    next => next,
+                })
+            }
+        }
+    }
+
+    /// Reads within the partition, and nowhere else.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReadFatError> {
+        let end = offset.saturating_add(buffer.len() as u64);
+        let outside = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let inside = (end <= self.len).then_some(()).ok_or_else(outside);
+        let read = inside.and_then(|()| {
+            self.device
+                .read_at(self.start.saturating_add(offset), buffer)
+        });
+        read.map_err(|source| ReadFatError::Read { offset, source })
+    }
+}
+
+const END_OF_CHAIN: u32 = u32::MAX;
+
+/// The clusters of a file or folder, one after the other.
+struct Chain<'f, 'd, D> {
+    fat: &'f Fat<'d, D>,
+    first: u32,
+    next: Next,
+    /// A chain that is longer than there are clusters runs in circles.
+    left: u64,
+}
+
+enum Next {
+    Is(u32),
+    Follows(u32),
+}
+
+impl<'f, 'd, D: Device> Chain<'f, 'd, D> {
+    fn new(fat: &'f Fat<'d, D>, first: u32) -> Self {
+        Self {
+            fat,
+            first,
+            next: Next::Is(first),
+            left: fat.clusters,
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<u32>, ReadFatError> {
+        let broken = ReadFatError::BrokenChain { first: self.first };
+        let cluster = match self.next {
+            Next::Is(first) => first,
+            Next::Follows(before) => self.fat.after(before)?,
+        };
+        if cluster == END_OF_CHAIN {
+            self.next = Next::Is(END_OF_CHAIN);
+            return Ok(None);
+        }
+        if !self.fat.has(cluster) || self.left == 0 {
+            return Err(broken);
+        }
+        self.left -= 1;
+        self.next = Next::Follows(cluster);
+        Ok(Some(cluster))
+    }
+}
+
+/// The fields of the first sector that matter here.
+struct BootSector {
+    sector_bytes: u16,
+    cluster_sectors: u8,
+    reserved: u16,
+    fats: u8,
+    root_entries: u16,
+    sectors_16: u16,
+    fat_sectors_16: u16,
+    sectors_32: u32,
+    fat_sectors_32: u32,
+    root_cluster: u32,
+}
+
+impl BootSector {
+    fn parse(sector: &[u8; 512]) -> Option<Self> {
+        if !sector.ends_with(&[0x55, 0xaa]) {
+            return None;
+        }
+        let mut fields = Fields(sector);
+        let _jump_and_name: [u8; 11] = fields.take()?;
+        let sector_bytes = fields.u16()?;
+        let [cluster_sectors] = fields.take()?;
+        let reserved = fields.u16()?;
+        let [fats] = fields.take()?;
+        let root_entries = fields.u16()?;
+        let sectors_16 = fields.u16()?;
+        let [_media] = fields.take()?;
+        let fat_sectors_16 = fields.u16()?;
+        let _tracks_heads_hidden: [u8; 8] = fields.take()?;
+        let sectors_32 = fields.u32()?;
+        let fat_sectors_32 = fields.u32()?;
+        let _flags_and_version: [u8; 4] = fields.take()?;
+        let root_cluster = fields.u32()?;
+        Some(Self {
+            sector_bytes,
+            cluster_sectors,
+            reserved,
+            fats,
+            root_entries,
+            sectors_16,
+            fat_sectors_16,
+            sectors_32,
+            fat_sectors_32,
+            root_cluster,
+        })
+    }
+}
+
+/// Takes the files and folders out of the content of a folder.
+fn nodes(folder: &[u8]) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    let mut long = LongName::default();
+    for bytes in folder.as_chunks::<ENTRY_BYTES>().0 {
+        let Some(entry) = Entry::parse(bytes) else {
+            break;
+        };
+        match entry {
+            Entry::Deleted => long = LongName::default(),
+            Entry::PartOfLongName {
+                order,
+                checksum,
+                units,
+            } => long.add(order, checksum, &units),
+            Entry::Named {
+                short,
+                is_volume,
+                mut node,
+            } => {
+                if let Some(name) = std::mem::take(&mut long).finish(checksum_of(&short)) {
+                    node.name = name;
+                }
+                let is_link = node.name == "." || node.name == "..";
+                nodes.extend((!is_volume && !is_link).then_some(node));
+            }
+        }
+    }
+    nodes
+}
+
+enum Entry {
+    Deleted,
+    PartOfLongName {
+        order: u8,
+        checksum: u8,
+        units: Vec<u16>,
+    },
+    Named {
+        short: [u8; 11],
+        is_volume: bool,
+        node: Node,
+    },
+}
+
+impl Entry {
+    /// Reads one entry; `None` is the end of the folder.
+    fn parse(bytes: &[u8; ENTRY_BYTES]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let short: [u8; 11] = fields.take()?;
+        let [attributes, case] = fields.take()?;
+        let [first, ..] = short;
+        match first {
+            0x00 => return None,
+            0xe5 => return Some(Self::Deleted),
+            _ => {}
+        }
+        if attributes & 0x3f == ATTRIBUTES_OF_LONG_NAME {
+            let [checksum] = fields.take()?;
+            // Five units between the order and the attributes, six and two behind.
+            let mut start = Fields(bytes);
+            let [order] = start.take()?;
+            let mut units = Vec::with_capacity(UNITS_OF_PART);
+            for _ in 0..5 {
+                units.push(start.u16()?);
+            }
+            for _ in 0..6 {
+                units.push(fields.u16()?);
+            }
+            let _cluster: [u8; 2] = fields.take()?;
+            for _ in 0..2 {
+                units.push(fields.u16()?);
+            }
+            return Some(Self::PartOfLongName {
+                order,
+                checksum,
+                units,
+            });
+        }
+        let _creation_and_access: [u8; 7] = fields.take()?;
+        let high = fields.u16()?;
+        let _modification: [u8; 4] = fields.take()?;
+        let low = fields.u16()?;
+        let size = fields.u32()?;
+        let node = Node {
+            name: short_name(&short, case),
+            is_folder: attributes & ATTRIBUTE_FOLDER != 0,
+            size: u64::from(size),
+            first_cluster: u32::from(high) << 16 | u32::from(low),
+        };
+        let is_volume = attributes & ATTRIBUTE_VOLUME != 0;
+        Some(Self::Named {
+            short,
+            is_volume,
+            node,
+        })
+    }
+}
+
+/// Returns an 8.3 name as text. Bits 3 and 4 of `case` say that a part is in lower case.
+fn short_name(short: &[u8; 11], case: u8) -> String {
+    let (stem, suffix) = short.split_at(8);
+    let text = |part: &[u8], lower: bool| {
+        let text: String = part
+            .iter()
+            .map(|&byte| {
+                if byte.is_ascii() {
+                    char::from(byte)
+                } else {
+                    char::REPLACEMENT_CHARACTER
+                }
+            })
+            .collect();
+        let text = text.trim_end();
+        if lower {
+            text.to_ascii_lowercase()
+        } else {
+            text.to_owned()
+        }
+    };
+    let (stem, suffix) = (text(stem, case & 0x08 != 0), text(suffix, case & 0x10 != 0));
+    if suffix.is_empty() {
+        stem
+    } else {
+        format!("{stem}.{suffix}")
+    }
+}
+
+fn checksum_of(short: &[u8; 11]) -> u8 {
+    short
+        .iter()
+        .fold(0_u8, |sum, &byte| sum.rotate_right(1).wrapping_add(byte))
+}
+
+const UNITS_OF_PART: usize = 13;
+const LAST_PART: u8 = 0x40;
+
+/// A long name as it comes together: its parts stand before the short name, the last one first.
+#[derive(Default)]
+struct LongName {
+    /// The parts so far, each before the ones that came earlier.
+    units: Vec<u16>,
+    /// The order of the part that came last, and the checksum they all carry.
+    state: Option<(u8, u8)>,
+}
+
+impl LongName {
+    fn add(&mut self, order: u8, checksum: u8, part: &[u16]) {
+        let number = order & !LAST_PART;
+        let continues = self.state == Some((number.saturating_add(1), checksum));
+        if order & LAST_PART != 0 {
+            self.units.clear();
+        } else if !continues {
+            *self = Self::default();
+            return;
+        }
+        self.units.splice(..0, part.iter().copied());
+        self.state = Some((number, checksum));
+    }
+
+    /// Returns the name, when it is whole and belongs to the short name with `checksum`.
+    fn finish(self, checksum: u8) -> Option<String> {
+        let is_whole = self.state == Some((1, checksum));
+        let text = self
+            .units
+            .split(|&unit| unit == 0)
+            .next()
+            .unwrap_or_default();
+        is_whole.then(|| String::from_utf16_lossy(text))
+    }
+}
