@@ -13,17 +13,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use partition_layout::RootHash;
+use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{chdir, chroot};
 use rustix::system::{RebootCommand, finit_module, reboot};
 use verity::KernelDm;
 
+use crate::block_devices::{BlockDevices, FoundSlot};
 use crate::console::Console;
 use crate::initramfs;
 use crate::plan::{Kernel, KernelFs, Step};
 use crate::root_device;
-use crate::slot_search::{BlockDevices, FoundSlot, find_slot};
+use crate::slot_search::find_slot;
 use crate::uevents::Uevents;
 
 /// Where the root file system is mounted before it becomes `/`.
@@ -210,7 +212,9 @@ fn load_module(path: &Path) -> io::Result<()> {
     let flags = if compressed { COMPRESSED_FILE } else { 0 };
     match finit_module(&file, c"", flags) {
         // Built into the kernel, or loaded by another name.
-        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        // "No such file" is how the kernel says that a symbol is missing.
+        Err(Errno::NOENT) => Err(io::Error::other("it needs another one that is not loaded")),
         Err(errno) => Err(errno.into()),
     }
 }

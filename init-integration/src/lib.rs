@@ -28,6 +28,7 @@
 //!
 //! With the feature `gate`. PID 1 is built without it: rustix and our own crates only.
 
+pub mod block_devices;
 pub mod cmdline;
 pub mod console;
 #[cfg(feature = "gate")]

@@ -10,7 +10,7 @@ use verity::{
     Params, ReadAreaError, VerityTable, activate,
 };
 
-use crate::slot_search::FoundSlot;
+use crate::block_devices::FoundSlot;
 
 /// The name of the device, in `/sys/class/block/dm-*/dm/name`.
 const NAME: &str = "root";

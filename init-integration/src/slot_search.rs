@@ -8,46 +8,14 @@
 //! The UUIDs only say where to look. What is found there is proved by dm-verity.
 
 use std::fmt;
-use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use partition_layout::{DiskLayout, RootHash, Slot};
+use partition_layout::RootHash;
 
+use crate::block_devices::{BlockDevices, FoundSlot};
 use crate::report::Chain;
 use crate::uevents::{Changes, Woken};
-
-/// Where the kernel shows its block devices.
-#[derive(Debug, Clone)]
-pub struct BlockDevices {
-    /// `/sys/class/block`
-    pub sys: PathBuf,
-    /// `/dev`
-    pub dev: PathBuf,
-}
-
-/// The two partitions of an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundSlot {
-    pub slot: Slot,
-    /// The device of the root partition.
-    pub root: PathBuf,
-    /// The device of the partition with its hash tree.
-    pub verity: PathBuf,
-}
-
-impl fmt::Display for FoundSlot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "slot {} ({} and {})",
-            self.slot,
-            self.root.display(),
-            self.verity.display()
-        )
-    }
-}
 
 /// The slot to boot, and others that hold the same image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,20 +60,20 @@ pub fn find_slot(
     changes: &mut impl Changes,
 ) -> Result<Found, FindSlotError> {
     let deadline = Instant::now() + patience;
+    let mut woken = Woken::ByChange;
     loop {
-        // After the deadline, look once more: the last change may have been the one.
-        let woken = look(devices, root_hash).map_err(|source| FindSlotError::List { source })?;
-        let seen = match woken {
-            Look::Found(found) => return Ok(found),
-            Look::Nothing(seen) => seen,
-        };
-        match changes
-            .wait(deadline)
-            .map_err(|source| FindSlotError::Wait { source })?
-        {
-            Woken::ByChange => {}
-            Woken::ByDeadline => return Err(FindSlotError::NotFound { seen }),
+        let look = look(devices, root_hash).map_err(|source| FindSlotError::List { source })?;
+        match (look, woken) {
+            (Look::Found(found), _) => return Ok(found),
+            // This look was the last: what showed itself at the deadline still counts.
+            (Look::Nothing(seen), Woken::ByDeadline) => {
+                return Err(FindSlotError::NotFound { seen });
+            }
+            (Look::Nothing(_), Woken::ByChange) => {}
         }
+        woken = changes
+            .wait(deadline)
+            .map_err(|source| FindSlotError::Wait { source })?;
     }
 }
 
@@ -138,96 +106,184 @@ fn look(devices: &BlockDevices, root_hash: &RootHash) -> io::Result<Look> {
     })
 }
 
-/// Why a disk was passed over.
-#[derive(Debug, thiserror::Error)]
-enum PassedOver {
-    #[error("cannot be opened")]
-    Open { source: io::Error },
-    #[error("is none of ours")]
-    Layout {
-        source: partition_layout::ReadLayoutError,
-    },
-    #[error("cannot find its partition {number} in sysfs")]
-    Partition { number: u32, source: io::Error },
-    #[error("its partition {number} is not there yet")]
-    NotYet { number: u32 },
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use partition_layout::{Architecture, DiskPlan, Form, Slot, Version, create};
+    use std::fs::{self, File};
 
-impl BlockDevices {
-    /// Returns the devices of the running kernel.
-    pub fn of_kernel() -> Self {
-        Self {
-            sys: "/sys/class/block".into(),
-            dev: "/dev".into(),
-        }
+    const HASH: &str = "00112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210";
+
+    /// Disks as the kernel would show them, made of files.
+    struct Machine {
+        _folder: tempfile::TempDir,
+        devices: BlockDevices,
     }
 
-    /// Returns the names of the disks that have a medium, in the order of their names.
-    fn disks(&self) -> io::Result<Vec<String>> {
-        let mut disks = Vec::new();
-        for entry in fs::read_dir(&self.sys)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else {
-                continue;
+    impl Machine {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let devices = BlockDevices {
+                sys: folder.path().join("sys"),
+                dev: folder.path().join("dev"),
             };
-            let is_partition = entry.path().join("partition").exists();
-            if !is_partition && !is_virtual(&name) && has_medium(&entry.path()) {
-                disks.push(name);
+            fs::create_dir(&devices.sys).unwrap();
+            fs::create_dir(&devices.dev).unwrap();
+            Self {
+                _folder: folder,
+                devices,
             }
         }
-        disks.sort();
-        Ok(disks)
-    }
 
-    fn slots_on(&self, disk: &str, root_hash: &RootHash) -> Result<Vec<FoundSlot>, PassedOver> {
-        let device =
-            File::open(self.dev.join(disk)).map_err(|source| PassedOver::Open { source })?;
-        let (layout, _) =
-            DiskLayout::read(&device).map_err(|source| PassedOver::Layout { source })?;
-        let mut found = Vec::new();
-        for slot in [Slot::A, Slot::B] {
-            let Some(partitions) = layout.slot(slot) else {
-                continue;
-            };
-            let is_the_image = partitions.root.uuid == root_hash.root_uuid()
-                && partitions.verity.uuid == root_hash.verity_uuid();
-            if is_the_image {
-                let root = self.partition(disk, partitions.root.number)?;
-                let verity = self.partition(disk, partitions.verity.number)?;
-                found.push(FoundSlot { slot, root, verity });
+        /// Adds a disk that holds the images `a` and `b`, its partitions not yet shown.
+        fn add_disk(&self, disk: &str, a: &str, b: Option<&str>) {
+            let version = Version::parse("1").unwrap();
+            let hash = |text: &str| (version.clone(), RootHash::parse(text).unwrap());
+            let mut plan = DiskPlan::new(Architecture::X86_64, Form::Full);
+            plan.slot_a = Some(hash(a));
+            let mut file = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(self.devices.dev.join(disk))
+                .unwrap();
+            file.set_len(plan.smallest_disk()).unwrap();
+            create(&mut file, &plan).unwrap();
+            if let Some((version, root_hash)) = b.map(hash) {
+                let label = partition_layout::SlotLabel::Holds {
+                    version: &version,
+                    root_hash: &root_hash,
+                };
+                partition_layout::relabel(&mut file, Slot::B, &label).unwrap();
+            }
+            self.show(disk, "size", "1000\n");
+        }
+
+        fn show(&self, device: &str, file: &str, text: &str) {
+            let folder = self.devices.sys.join(device);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(file), text).unwrap();
+        }
+
+        /// Shows the partitions of `disk` under the names that `prefix` begins, as sysfs
+        /// does: in the folder of the disk and beside it.
+        fn show_partitions(&self, disk: &str, prefix: &str) {
+            for number in 1..=8 {
+                let name = format!("{prefix}{number}");
+                self.show(
+                    &format!("{disk}/{name}"),
+                    "partition",
+                    &format!("{number}\n"),
+                );
+                self.show(&name, "partition", &format!("{number}\n"));
             }
         }
-        Ok(found)
-    }
 
-    /// Returns the device of partition `number` of `disk`. Its name is what the
-    /// kernel says, as the rule for it differs between drivers (`vda1`, `nvme0n1p1`).
-    fn partition(&self, disk: &str, number: u32) -> Result<PathBuf, PassedOver> {
-        let wrap = |source| PassedOver::Partition { number, source };
-        for entry in fs::read_dir(self.sys.join(disk)).map_err(wrap)? {
-            let entry = entry.map_err(wrap)?;
-            let Ok(text) = fs::read_to_string(entry.path().join("partition")) else {
-                continue;
-            };
-            if text.trim().parse() == Ok(number) {
-                return Ok(self.dev.join(entry.file_name()));
+        fn find(&self, changes: &mut impl Changes) -> Result<Found, FindSlotError> {
+            let root_hash = RootHash::parse(HASH).unwrap();
+            find_slot(&self.devices, &root_hash, Duration::from_secs(60), changes)
+        }
+
+        fn slot(&self, slot: Slot, root: &str, verity: &str) -> FoundSlot {
+            FoundSlot {
+                slot,
+                root: self.devices.dev.join(root),
+                verity: self.devices.dev.join(verity),
             }
         }
-        Err(PassedOver::NotYet { number })
     }
-}
 
-/// Devices that no image of ours can stand on, and that would only fill the report.
-fn is_virtual(name: &str) -> bool {
-    ["dm-", "loop", "ram", "zram", "md", "nbd", "fd", "sr"]
-        .iter()
-        .any(|prefix| {
-            name.strip_prefix(prefix)
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-        })
-}
+    /// Changes the machine each time it is waited for, until it has no more changes.
+    struct Script<'a>(Vec<Box<dyn FnOnce() + 'a>>);
 
-/// Card readers and the like show up with a size of 0.
-fn has_medium(device: &Path) -> bool {
-    fs::read_to_string(device.join("size")).is_ok_and(|size| size.trim() != "0")
+    impl Changes for Script<'_> {
+        fn wait(&mut self, _deadline: Instant) -> io::Result<Woken> {
+            let Some(change) = self.0.pop() else {
+                return Ok(Woken::ByDeadline);
+            };
+            change();
+            Ok(Woken::ByChange)
+        }
+    }
+
+    const OTHER: &str = "ff112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210";
+
+    #[test]
+    fn a_slot_is_found_by_its_root_hash_and_named_as_the_kernel_does() {
+        let machine = Machine::new();
+        machine.add_disk("nvme0n1", OTHER, Some(HASH));
+        machine.show_partitions("nvme0n1", "nvme0n1p");
+        let found = machine.find(&mut Script(vec![])).unwrap();
+        assert_eq!(
+            found,
+            Found {
+                slot: machine.slot(Slot::B, "nvme0n1p5", "nvme0n1p6"),
+                also: vec![]
+            }
+        );
+    }
+
+    #[test]
+    fn of_two_slots_with_the_same_image_the_first_is_taken_and_the_other_told() {
+        let machine = Machine::new();
+        machine.add_disk("vda", HASH, Some(HASH));
+        machine.show_partitions("vda", "vda");
+        let found = machine.find(&mut Script(vec![])).unwrap();
+        assert_eq!(found.slot, machine.slot(Slot::A, "vda2", "vda3"));
+        assert_eq!(found.also, [machine.slot(Slot::B, "vda5", "vda6")]);
+    }
+
+    #[test]
+    fn a_disk_that_comes_late_is_waited_for_until_its_partitions_are_there() {
+        let machine = Machine::new();
+        let partitions = || machine.show_partitions("sda", "sda");
+        let disk = || machine.add_disk("sda", HASH, None);
+        let found = machine
+            .find(&mut Script(vec![Box::new(partitions), Box::new(disk)]))
+            .unwrap();
+        assert_eq!(found.slot, machine.slot(Slot::A, "sda2", "sda3"));
+    }
+
+    #[test]
+    fn what_was_seen_is_told_when_nothing_is_found() {
+        let machine = Machine::new();
+        let nothing = machine.find(&mut Script(vec![])).unwrap_err();
+        assert!(
+            nothing.to_string().ends_with("seen: no disk at all"),
+            "{nothing}"
+        );
+        machine.add_disk("vda", OTHER, None);
+        machine.show_partitions("vda", "vda");
+        machine.show("vdb", "size", "2048\n");
+        fs::write(machine.devices.dev.join("vdb"), vec![0; 1 << 20]).unwrap();
+        machine.show("vdc", "size", "2048\n");
+        machine.show("sr0", "size", "2048\n");
+        machine.show("loop3", "size", "2048\n");
+        machine.show("sdd", "size", "0\n");
+        let error = machine.find(&mut Script(vec![])).unwrap_err().to_string();
+        assert!(
+            error.contains("vda (holds other images); vdb (is none of ours: "),
+            "{error}"
+        );
+        assert!(error.contains("vdc (cannot be opened: "), "{error}");
+        for silent in ["sr0", "loop3", "sdd", "vda1"] {
+            assert!(!error.contains(silent), "{error}");
+        }
+    }
+
+    #[test]
+    fn half_a_root_hash_is_no_image() {
+        let machine = Machine::new();
+        // The same root partition UUID, another verity partition's.
+        machine.add_disk(
+            "vda",
+            &HASH.replace("0123456789abcdef", "1123456789abcdef"),
+            None,
+        );
+        machine.show_partitions("vda", "vda");
+        assert!(matches!(
+            machine.find(&mut Script(vec![])),
+            Err(FindSlotError::NotFound { .. })
+        ));
+    }
 }

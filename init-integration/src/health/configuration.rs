@@ -11,8 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::declaration::{BadDeclaration, Declaration, parse_policy};
+use super::declaration::{Declaration, parse_policy};
 use super::gate::Policy;
+use super::keys::BadDeclaration;
 
 /// The policy of a node that declares none: a boot takes half a minute, a node that
 /// joins its cluster a few more.

@@ -14,6 +14,7 @@ pub mod gate;
 mod http_check;
 pub mod image_check;
 mod journal;
+pub mod keys;
 mod look;
 pub mod power;
 pub mod this_boot;
