@@ -1,5 +1,11 @@
 //! What lies in `systemd-units/`, held against the programs that read it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "the helpers of a test end it by panicking, and say aloud what they skip"
+)]
+
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

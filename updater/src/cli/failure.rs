@@ -95,7 +95,11 @@ impl CommandError {
         let name = match self {
             Self::Named { name, .. } => Some(name.on_bus().to_owned()),
             Self::Unknown { name, .. } => Some(name.clone()),
-            _ => None,
+            Self::Denied
+            | Self::Unreachable(_)
+            | Self::Vanished
+            | Self::NoJob
+            | Self::Output(_) => None,
         };
         json!({ "error": { "name": name, "message": self.to_string(), "hint": self.hint() } })
     }
@@ -120,10 +124,10 @@ impl From<zbus::Error> for CommandError {
 
 impl From<fdo::Error> for CommandError {
     fn from(error: fdo::Error) -> Self {
-        match error {
-            fdo::Error::ZBus(error) => error.into(),
-            error => zbus::Error::FDO(Box::new(error)).into(),
+        if let fdo::Error::ZBus(error) = error {
+            return error.into();
         }
+        zbus::Error::FDO(Box::new(error)).into()
     }
 }
 

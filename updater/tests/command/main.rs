@@ -1,5 +1,12 @@
 //! The `bistable` command against an updater on a private bus.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "the helpers of a test end it by panicking, and say aloud what they skip"
+)]
+
 mod bus;
 mod updater;
 
