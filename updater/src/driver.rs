@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 
 use crate::derive;
 use crate::hands::{Device, Hands, Network, Order};
 use crate::job::{Job, JobKind, RunningJob};
-use crate::machine::{self, Effect, Event, Outcome, Report, Request, State, Stopped};
+use crate::machine::{self, Effect, Event, Outcome, Rejection, Report, Request, State, Stopped};
 use crate::meter::Meter;
 use crate::node::Node;
 use crate::observe::{ObserveError, observe};
@@ -171,7 +170,8 @@ where
     let (first, seen) = oneshot::channel();
     let (orders, mut todo) = mpsc::channel::<Order>(1);
     let (done, reports) = mpsc::channel(1);
-    let _: JoinHandle<()> = tokio::task::spawn_blocking(move || {
+    // It ends with the head: nobody has to join it.
+    drop(tokio::task::spawn_blocking(move || {
         if first.send(observe(&hands.device)).is_err() {
             return;
         }
@@ -180,7 +180,7 @@ where
                 return;
             }
         }
-    });
+    }));
     let seen = seen
         .await
         .expect("the hands answer before they do anything else")?;
@@ -354,7 +354,10 @@ impl<C: Clock> Head<C> {
         let before = state.name();
         let (state, effects) = match machine::step(state, event) {
             Ok((state, effects)) => (state, Ok(effects)),
-            Err((state, refused)) => (state, Err(refused)),
+            Err(rejection) => {
+                let Rejection { state, refused } = *rejection;
+                (state, Err(refused))
+            }
         };
         if state.name() != before {
             tracing::info!(from = before, to = state.name(), "state");
@@ -369,14 +372,12 @@ impl<C: Clock> Head<C> {
         let mut order = Vec::new();
         let mut ended = None;
         for effect in effects {
-            match effect {
-                Effect::Interrupt => {
-                    if let Some(stopper) = &self.stopper {
-                        stopper.stop();
-                    }
-                }
-                Effect::EndJob(outcome) => ended = Some(outcome),
-                effect => order.push(effect),
+            if let Effect::EndJob(outcome) = effect {
+                ended = Some(outcome);
+            } else if effect != Effect::Interrupt {
+                order.push(effect);
+            } else if let Some(stopper) = &self.stopper {
+                stopper.stop();
             }
         }
         let ended = ended.and_then(|outcome| self.end_job(outcome));

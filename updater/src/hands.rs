@@ -358,10 +358,10 @@ fn counted(version: &Version, left: u32, done: u32) -> BootEntry {
 }
 
 fn stage(error: StageError) -> Stopped {
-    match &error {
-        StageError::Stopped => Stopped::Asked,
-        error => Stopped::Failed(Failure::from(error)),
+    if let StageError::Stopped = error {
+        return Stopped::Asked;
     }
+    Stopped::Failed(Failure::from(&error))
 }
 
 fn esp(doing: &'static str, source: std::io::Error) -> Stopped {

@@ -59,14 +59,27 @@ pub fn rest(node: Box<Node>) -> State {
 }
 
 /// Answers an event. A refused request changes nothing.
-pub fn step(state: State, event: Event) -> Result<(State, Vec<Effect>), (State, Refused)> {
+pub fn step(state: State, event: Event) -> Answer {
     match event {
         Event::Request(request) => answer(state, request),
         Event::Report(report) => Ok(proceed(state, report)),
     }
 }
 
-type Answer = Result<(State, Vec<Effect>), (State, Refused)>;
+/// What a step gives: the next state and what to do, or a refusal with the
+/// state as it was.
+pub type Answer = Result<(State, Vec<Effect>), Box<Rejection>>;
+
+/// A request that changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    pub state: State,
+    pub refused: Refused,
+}
+
+fn refuse(state: State, refused: Refused) -> Answer {
+    Err(Box::new(Rejection { state, refused }))
+}
 
 fn answer(state: State, request: Request) -> Answer {
     use State as In;
@@ -90,10 +103,10 @@ fn answer(state: State, request: Request) -> Answer {
             | Request::Rollback { .. }
             | Request::MarkGood
             | Request::MarkBad(_)
-            | Request::Forgive { .. } => Err((state, Refused::Busy)),
+            | Request::Forgive { .. } => refuse(state, Refused::Busy),
         },
         In::Settling { .. } | In::Marking { job: Job::None, .. } | In::Forgiving { .. } => {
-            Err(busy_without_job(state, &request))
+            busy_without_job(state, &request)
         }
         In::Rebooting { .. } => match request {
             // It goes down already.
@@ -104,21 +117,21 @@ fn answer(state: State, request: Request) -> Answer {
             | Request::Rollback { .. }
             | Request::MarkGood
             | Request::MarkBad(_)
-            | Request::Forgive { .. } => Err(busy_without_job(state, &request)),
+            | Request::Forgive { .. } => busy_without_job(state, &request),
         },
     }
 }
 
-fn busy_without_job(state: State, request: &Request) -> (State, Refused) {
+fn busy_without_job(state: State, request: &Request) -> Answer {
     match request {
-        Request::Cancel => (state, Refused::NoSuchJob),
+        Request::Cancel => refuse(state, Refused::NoSuchJob),
         Request::Check
         | Request::Stage(_)
         | Request::Reboot
         | Request::Rollback { .. }
         | Request::MarkGood
         | Request::MarkBad(_)
-        | Request::Forgive { .. } => (state, Refused::Busy),
+        | Request::Forgive { .. } => refuse(state, Refused::Busy),
     }
 }
 
@@ -135,12 +148,12 @@ fn answer_at_work(state: State, request: Request) -> Answer {
             Ok((asked_to_stop(state), effects))
         }
         Request::MarkGood => Ok((state, vec![])),
-        Request::MarkBad(_) => Err((state, Refused::NotInTrial)),
+        Request::MarkBad(_) => refuse(state, Refused::NotInTrial),
         Request::Check
         | Request::Stage(_)
         | Request::Reboot
         | Request::Rollback { .. }
-        | Request::Forgive { .. } => Err((state, Refused::Busy)),
+        | Request::Forgive { .. } => refuse(state, Refused::Busy),
     }
 }
 
@@ -192,7 +205,7 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
         )),
         Request::Stage(ask) => {
             if let Err(refused) = admit::check_ask(&ask) {
-                return Err((rest(node), refused));
+                return refuse(rest(node), refused);
             }
             let resolve = Effect::Resolve {
                 version: ask.version.clone(),
@@ -206,7 +219,7 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
                 vec![resolve],
             ))
         }
-        Request::Cancel => Err((rest(node), Refused::NoSuchJob)),
+        Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
         Request::Reboot => {
             let mut effects = Vec::new();
             // The firmware may have lost the wish since the slot was armed.
@@ -222,15 +235,15 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
         }
         Request::Rollback { reason } => roll_back(node, reason),
         Request::MarkGood => Ok((rest(node), vec![])),
-        Request::MarkBad(_) => Err((rest(node), Refused::NotInTrial)),
+        Request::MarkBad(_) => refuse(rest(node), Refused::NotInTrial),
         Request::Forgive { root_hash } => forgive(node, root_hash),
     }
 }
 
 fn answer_trial(node: Box<Node>, request: Request) -> Answer {
     match request {
-        Request::Check | Request::Stage(_) => Err((rest(node), Refused::BootedSlotNotGood)),
-        Request::Cancel => Err((rest(node), Refused::NoSuchJob)),
+        Request::Check | Request::Stage(_) => refuse(rest(node), Refused::BootedSlotNotGood),
+        Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
         Request::Reboot => Ok((State::Rebooting { node }, vec![Effect::Reboot])),
         Request::Rollback { reason } => {
             let complaint = Complaint {
@@ -273,11 +286,11 @@ fn answer_trial(node: Box<Node>, request: Request) -> Answer {
 fn answer_condemned(node: Box<Node>, request: Request) -> Answer {
     match request {
         Request::Check | Request::Stage(_) | Request::Rollback { .. } => {
-            Err((rest(node), Refused::BootedSlotNotGood))
+            refuse(rest(node), Refused::BootedSlotNotGood)
         }
-        Request::Cancel => Err((rest(node), Refused::NoSuchJob)),
+        Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
         Request::Reboot => Ok((State::Rebooting { node }, vec![Effect::Reboot])),
-        Request::MarkGood => Err((rest(node), Refused::NotInTrial)),
+        Request::MarkGood => refuse(rest(node), Refused::NotInTrial),
         // It is marked bad already: the caller did not hear our reply.
         Request::MarkBad(_) => Ok((rest(node), vec![])),
         Request::Forgive { root_hash } => forgive(node, root_hash),
@@ -287,7 +300,7 @@ fn answer_condemned(node: Box<Node>, request: Request) -> Answer {
 fn forgive(node: Box<Node>, root_hash: RootHash) -> Answer {
     let Some(barred) = node.barred(&root_hash) else {
         let refused = Refused::BadArgument(format!("image {root_hash} did not fail on this node"));
-        return Err((rest(node), refused));
+        return refuse(rest(node), refused);
     };
     let note = Note {
         event: Happened::Forgiven,
@@ -304,7 +317,7 @@ fn forgive(node: Box<Node>, root_hash: RootHash) -> Answer {
 
 fn roll_back(node: Box<Node>, reason: String) -> Answer {
     let (Some((version, root_hash)), Some(entry)) = (&node.spare.held, &node.spare.entry) else {
-        return Err((rest(node), Refused::NothingToRollBackTo));
+        return refuse(rest(node), Refused::NothingToRollBackTo);
     };
     let target = match node.spare.status {
         SlotStatus::Good | SlotStatus::Demoted => Target {
@@ -317,14 +330,14 @@ fn roll_back(node: Box<Node>, reason: String) -> Answer {
         | SlotStatus::Armed
         | SlotStatus::Bad
         | SlotStatus::Empty
-        | SlotStatus::Unknown => return Err((rest(node), Refused::NothingToRollBackTo)),
+        | SlotStatus::Unknown => return refuse(rest(node), Refused::NothingToRollBackTo),
     };
     let way = node.way_to(version);
     if way == Way::OneShot && !node.has_variables {
         let refused = Refused::NoFirmwareVariables {
             version: target.version,
         };
-        return Err((rest(node), refused));
+        return refuse(rest(node), refused);
     }
     let effects = rearm(&target, way, reason);
     Ok((

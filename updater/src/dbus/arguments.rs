@@ -49,9 +49,9 @@ pub(super) fn complaint(reason: &str, details: &Options<'_>) -> Result<Complaint
             ("lines", Variant::Array(lines)) if lines.len() <= MAX_LINES => {
                 complaint.lines = lines
                     .iter()
-                    .map(|line| match line {
-                        Variant::Str(line) => Ok(clean(line)),
-                        _ => Err(unknown("lines")),
+                    .map(|line| {
+                        let line = line.downcast_ref::<&str>();
+                        line.map(clean).map_err(|_| unknown("lines"))
                     })
                     .collect::<Result<_, _>>()?;
             }

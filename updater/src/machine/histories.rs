@@ -399,9 +399,9 @@ proptest! {
                     model.check(acted_on, &event, &effects);
                     state = next;
                 }
-                Err((same, _)) => {
-                    prop_assert_eq!(&same, &before, "a refusal changes something");
-                    state = same;
+                Err(rejection) => {
+                    prop_assert_eq!(&rejection.state, &before, "a refusal changes something");
+                    state = rejection.state;
                 }
             }
             prop_assert_eq!(has_job(&state), model.job);

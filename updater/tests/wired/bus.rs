@@ -145,10 +145,10 @@ fn number(properties: &HashMap<String, OwnedVariant>, name: &str) -> u64 {
 }
 
 fn error_name(error: zbus::Error) -> String {
-    match error {
-        zbus::Error::MethodError(name, ..) => name.to_string(),
-        other => panic!("no error of ours: {other:?}"),
-    }
+    let zbus::Error::MethodError(name, ..) = error else {
+        panic!("no error of ours: {error:?}")
+    };
+    name.to_string()
 }
 
 const JOB: &str = "io.bistable.Updater1.Job";
