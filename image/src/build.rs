@@ -184,7 +184,14 @@ fn make(
 
     let scratch = tempfile::tempdir_in(&order.build_dir).map_err(failed(&order.build_dir))?;
     let root = order.out.join(ImageManifest::ROOT);
-    erofs::make(store, toolbox, &commit.tree, &declaration.erofs, scratch.path(), &root)?;
+    erofs::make(
+        store,
+        toolbox,
+        &commit.tree,
+        &declaration.erofs,
+        scratch.path(),
+        &root,
+    )?;
     let verity = order.out.join(ImageManifest::VERITY);
     let tree = hash_tree::make(&root, &declaration.salt, &verity)?;
 
@@ -213,11 +220,15 @@ fn make(
     };
     uki::make(toolbox, &contents, scratch.path(), &uki)?;
 
-    let size = |path: &Path| fs::metadata(path).map(|data| data.len()).map_err(failed(path));
+    let size = |path: &Path| {
+        fs::metadata(path)
+            .map(|data| data.len())
+            .map_err(failed(path))
+    };
     let manifest = ImageManifest {
         version: version.clone(),
         architecture: Architecture::X86_64,
-        root_hash: tree.root_hash.clone(),
+        root_hash: tree.root_hash,
         verity: VerityShape {
             data_block_size: BLOCK_SIZE,
             hash_block_size: BLOCK_SIZE,
@@ -234,7 +245,13 @@ fn make(
         created: Some(commit.time),
         notes: None,
     };
-    let bill = sbom::spdx(&declaration.id, version.as_str(), &commit.id, commit.time, &packages);
+    let bill = sbom::spdx(
+        &declaration.id,
+        version.as_str(),
+        &commit.id,
+        commit.time,
+        &packages,
+    );
     let bill = serde_json::to_vec_pretty(&bill).unwrap_or_default();
     for (name, bytes) in [(ImageManifest::SBOM, &bill), (PACKAGES, &package_list)] {
         let path = order.out.join(name);
@@ -306,9 +323,10 @@ impl Places {
         choice: PackageChoice,
     ) -> Result<Lock, BuildError> {
         let digest = request.digest();
-        let path = self
-            .locks
-            .join(format!("{name}-{}.json", digest.get(..16).unwrap_or(&digest)));
+        let path = self.locks.join(format!(
+            "{name}-{}.json",
+            digest.get(..16).unwrap_or(&digest)
+        ));
         if choice == PackageChoice::Known
             && let Ok(text) = fs::read(&path)
             && let Ok(lock) = serde_json::from_slice(&text)
@@ -317,7 +335,12 @@ impl Places {
         }
         tracing::info!(for_ = name, "asking the mirrors for packages");
         for pin in request.pins {
-            tracing::info!(packages = pin.packages.join(" "), suite = pin.suite, reason = pin.reason, "pinned");
+            tracing::info!(
+                packages = pin.packages.join(" "),
+                suite = pin.suite,
+                reason = pin.reason,
+                "pinned"
+            );
         }
         let lock = packages::resolve(request, &self.apt.join(name))?;
         let text = serde_json::to_vec_pretty(&lock).unwrap_or_default();
@@ -361,7 +384,10 @@ mod tests {
 
     #[test]
     fn a_tree_says_its_version_and_its_kernel_or_why_not() {
-        assert_eq!(version_of(b"ID=x\nIMAGE_VERSION=7\n").unwrap().as_str(), "7");
+        assert_eq!(
+            version_of(b"ID=x\nIMAGE_VERSION=7\n").unwrap().as_str(),
+            "7"
+        );
         assert!(version_of(b"ID=x\n").unwrap_err().contains("IMAGE_VERSION"));
         let mut tree = Tree::default();
         assert_eq!(kernel_of(&tree).unwrap_err(), "it has no kernel");
@@ -371,7 +397,8 @@ mod tests {
                 object: String::new(),
                 size: 0,
             };
-            tree.insert(&format!("/usr/lib/modules/{kernel}/vmlinuz"), node).unwrap();
+            tree.insert(&format!("/usr/lib/modules/{kernel}/vmlinuz"), node)
+                .unwrap();
             if kernel == "6.12-cloud" {
                 assert_eq!(kernel_of(&tree).unwrap(), kernel);
             }

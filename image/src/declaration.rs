@@ -327,15 +327,24 @@ mod tests {
     fn an_overlay_adds_and_a_key_that_nobody_knows_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let overlay = folder.path().join("overlay.toml");
-        fs::write(&overlay, "command-line = [\"x=1\"]\n[[tree]]\nfrom = \"a\"\nto = \"/b\"\n").unwrap();
-        let plain = Declaration::read(Path::new(PRODUCT), &[]).unwrap().additions;
-        let with = Declaration::read(Path::new(PRODUCT), &[overlay.clone()]).unwrap().additions;
+        fs::write(
+            &overlay,
+            "command-line = [\"x=1\"]\n[[tree]]\nfrom = \"a\"\nto = \"/b\"\n",
+        )
+        .unwrap();
+        let plain = Declaration::read(Path::new(PRODUCT), &[])
+            .unwrap()
+            .additions;
+        let with = Declaration::read(Path::new(PRODUCT), std::slice::from_ref(&overlay))
+            .unwrap()
+            .additions;
         assert_eq!(with.command_line.len(), plain.command_line.len() + 1);
         assert_eq!(with.tree.last().unwrap().from, folder.path().join("a"));
         assert_eq!(with.file.len(), plain.file.len());
 
         fs::write(&overlay, "sauce = 1\n").unwrap();
-        let error = Declaration::read(Path::new(PRODUCT), &[overlay.clone()]).unwrap_err();
+        let error =
+            Declaration::read(Path::new(PRODUCT), std::slice::from_ref(&overlay)).unwrap_err();
         assert!(error.to_string().contains("overlay.toml"), "{error}");
         let text = fs::read_to_string(PRODUCT).unwrap();
         fs::write(&overlay, format!("sauce = 1\n{text}")).unwrap();

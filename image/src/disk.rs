@@ -53,9 +53,16 @@ pub fn make(
         source,
     };
     let mut plan = DiskPlan::new(Architecture::X86_64, Form::Shipped);
-    plan.slot_a = Some((parts.version.clone(), parts.root_hash.clone()));
+    plan.slot_a = Some((parts.version.clone(), *parts.root_hash));
     let esp = scratch.join("esp.img");
-    esp::make(toolbox, parts.uki, parts.entry, plan.sizes.esp, scratch, &esp)?;
+    esp::make(
+        toolbox,
+        parts.uki,
+        parts.entry,
+        plan.sizes.esp,
+        scratch,
+        &esp,
+    )?;
 
     // Built beside and renamed: a disk image is whole or not there.
     let partial = image.with_extension("partial");

@@ -58,7 +58,16 @@ pub fn build(
     let order = modules.in_load_order(wanted.modules.iter().chain(optional).map(String::as_str))?;
 
     let mut archive = Cpio::default();
-    for name in ["dev", "etc", "lib", MODULE_FOLDER, "proc", "sys", "run", "sysroot"] {
+    for name in [
+        "dev",
+        "etc",
+        "lib",
+        MODULE_FOLDER,
+        "proc",
+        "sys",
+        "run",
+        "sysroot",
+    ] {
         archive.entry(name, FOLDER_MODE, (0, 0), &[])?;
     }
     archive.entry("dev/console", CONSOLE_MODE, CONSOLE, &[])?;
@@ -114,7 +123,8 @@ impl Cpio {
         ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -144,10 +154,16 @@ mod tests {
     fn cpio_reads_back_what_was_written() {
         let mut archive = Cpio::default();
         archive.entry("lib", FOLDER_MODE, (0, 0), &[]).unwrap();
-        archive.entry("lib/a.ko", FILE_MODE, (0, 0), b"abc").unwrap();
+        archive
+            .entry("lib/a.ko", FILE_MODE, (0, 0), b"abc")
+            .unwrap();
         archive.entry("init", PROGRAM_MODE, (0, 0), b"x").unwrap();
         let bytes = archive.finish().unwrap();
-        let listing = Tool::host("cpio").args(["-itv", "--quiet"]).input(bytes).run().unwrap();
+        let listing = Tool::host("cpio")
+            .args(["-itv", "--quiet"])
+            .input(bytes)
+            .run()
+            .unwrap();
         let listing = String::from_utf8(listing).unwrap();
         let lines: Vec<(&str, &str)> = listing
             .lines()

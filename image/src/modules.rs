@@ -94,7 +94,9 @@ mod tests {
     #[test]
     fn a_module_comes_after_everything_it_needs_and_once() {
         let modules = Modules::parse(DEP, "kernel/nvme/nvme-core.ko\n");
-        let order = modules.in_load_order(["dm_bufio", "dm-verity", "nvme_core"]).unwrap();
+        let order = modules
+            .in_load_order(["dm_bufio", "dm-verity", "nvme_core"])
+            .unwrap();
         assert_eq!(
             order,
             [

@@ -40,7 +40,8 @@ impl serde::Serialize for Pattern {
 }
 
 fn components(text: &str) -> impl Iterator<Item = &str> {
-    text.split('/').filter(|part| !part.is_empty() && *part != ".")
+    text.split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
 }
 
 fn matches_components(pattern: &[String], path: &[&str]) -> bool {

@@ -76,7 +76,13 @@ fn id(package: &Package) -> String {
     let name: String = package
         .name
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
         .collect();
     format!("SPDXRef-package-{name}-{}", package.architecture)
 }

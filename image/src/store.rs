@@ -61,7 +61,10 @@ pub enum StoreError {
     #[error("cannot commit to the OSTree repository")]
     Commit(#[source] glib::Error),
     #[error("the OSTree repository has no commit {revision}")]
-    NoCommit { revision: String, source: glib::Error },
+    NoCommit {
+        revision: String,
+        source: glib::Error,
+    },
 }
 
 impl Store {
@@ -211,12 +214,7 @@ impl Store {
     ///
     /// # Errors
     /// When the repository cannot take it.
-    pub fn commit(
-        &self,
-        tree: &Tree,
-        branch: &str,
-        about: &About,
-    ) -> Result<String, StoreError> {
+    pub fn commit(&self, tree: &Tree, branch: &str, about: &About) -> Result<String, StoreError> {
         let root = ostree::MutableTree::new();
         root.set_metadata_checksum(&self.put_folder("/", 0o755)?);
         // A tree lists folders before their content.
@@ -228,7 +226,9 @@ impl Store {
             };
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
             let Some(parent) = folders.get(folder) else {
-                return Err(StoreError::Strange { path: path.to_owned() });
+                return Err(StoreError::Strange {
+                    path: path.to_owned(),
+                });
             };
             match node {
                 Node::Directory { mode } => {

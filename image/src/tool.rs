@@ -39,7 +39,10 @@ impl Tool {
         let mut path = std::env::var_os("PATH").unwrap_or_default();
         path.push(":/usr/local/sbin:/usr/sbin:/sbin");
         let mut command = Command::new(program);
-        command.env("PATH", path).env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+        command
+            .env("PATH", path)
+            .env("LC_ALL", "C.UTF-8")
+            .env("TZ", "UTC");
         Self {
             command,
             input: None,

@@ -11,7 +11,10 @@ use crate::packages::{self, DownloadError, Lock, UnpackError};
 use crate::tool::Tool;
 
 /// Where Debian's libraries for x86-64 lie.
-const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/systemd"];
+const LIBRARIES: [&str; 2] = [
+    "usr/lib/x86_64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu/systemd",
+];
 const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 
 /// A folder of unpacked Debian programs.

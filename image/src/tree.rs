@@ -9,9 +9,17 @@ const MAX_LINKS: usize = 40;
 /// One thing in a tree. Everything belongs to root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
-    Directory { mode: u32 },
-    File { mode: u32, object: String, size: u64 },
-    Link { target: String },
+    Directory {
+        mode: u32,
+    },
+    File {
+        mode: u32,
+        object: String,
+        size: u64,
+    },
+    Link {
+        target: String,
+    },
 }
 
 /// A root tree; paths are absolute, without dots or links in their folders.
@@ -45,7 +53,10 @@ impl Tree {
     }
 
     /// What lies below a folder, its own entry not among it.
-    pub fn below<'a>(&'a self, folder: &str) -> impl Iterator<Item = (&'a str, &'a Node)> + use<'a> {
+    pub fn below<'a>(
+        &'a self,
+        folder: &str,
+    ) -> impl Iterator<Item = (&'a str, &'a Node)> + use<'a> {
         let prefix = format!("{}/", folder.trim_end_matches('/'));
         self.0
             .range(prefix.clone()..)
@@ -219,9 +230,11 @@ mod tests {
     #[test]
     fn a_package_that_ships_lib_lands_in_usr_lib() {
         let mut tree = Tree::default();
-        tree.insert("/usr/lib", Node::Directory { mode: 0o755 }).unwrap();
+        tree.insert("/usr/lib", Node::Directory { mode: 0o755 })
+            .unwrap();
         tree.insert("/lib", link("usr/lib")).unwrap();
-        tree.insert("/lib", Node::Directory { mode: 0o755 }).unwrap();
+        tree.insert("/lib", Node::Directory { mode: 0o755 })
+            .unwrap();
         tree.insert("/lib/systemd/x", file()).unwrap();
         assert_eq!(tree.get("/lib"), Some(&link("usr/lib")));
         assert_eq!(tree.get("/usr/lib/systemd/x"), Some(&file()));
@@ -232,22 +245,39 @@ mod tests {
     fn links_are_followed_to_their_end_and_loops_are_refused() {
         let mut tree = Tree::default();
         tree.insert("/usr/bin/real", file()).unwrap();
-        tree.insert("/etc/alternatives/x", link("/usr/bin/real")).unwrap();
-        tree.insert("/usr/sbin/x", link("../../etc/alternatives/x")).unwrap();
+        tree.insert("/etc/alternatives/x", link("/usr/bin/real"))
+            .unwrap();
+        tree.insert("/usr/sbin/x", link("../../etc/alternatives/x"))
+            .unwrap();
         assert_eq!(tree.follow("/usr/sbin/x").unwrap().0, "/usr/bin/real");
         tree.insert("/a", link("b")).unwrap();
         tree.insert("/b", link("a")).unwrap();
-        assert!(matches!(tree.follow("/a"), Err(TreeError::TooManyLinks { .. })));
-        assert!(matches!(tree.follow("/../x"), Err(TreeError::Escapes { .. })));
-        assert!(matches!(tree.follow("/none"), Err(TreeError::Missing { .. })));
+        assert!(matches!(
+            tree.follow("/a"),
+            Err(TreeError::TooManyLinks { .. })
+        ));
+        assert!(matches!(
+            tree.follow("/../x"),
+            Err(TreeError::Escapes { .. })
+        ));
+        assert!(matches!(
+            tree.follow("/none"),
+            Err(TreeError::Missing { .. })
+        ));
     }
 
     #[test]
     fn a_folder_is_never_replaced_by_a_file() {
         let mut tree = Tree::default();
         tree.insert("/etc/x/y", file()).unwrap();
-        assert!(matches!(tree.insert("/etc/x", file()), Err(TreeError::IsAFolder { .. })));
-        assert!(matches!(tree.insert("/etc/x/y/z", file()), Err(TreeError::NotAFolder { .. })));
+        assert!(matches!(
+            tree.insert("/etc/x", file()),
+            Err(TreeError::IsAFolder { .. })
+        ));
+        assert!(matches!(
+            tree.insert("/etc/x/y/z", file()),
+            Err(TreeError::NotAFolder { .. })
+        ));
     }
 
     #[test]

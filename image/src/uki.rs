@@ -60,7 +60,10 @@ pub fn make(
         .option("--initrd", initrd)
         .option("--os-release", at_os_release)
         .option("--uname", contents.kernel_release)
-        .option("--cmdline", command_line(contents.root_hash, contents.command_line))
+        .option(
+            "--cmdline",
+            command_line(contents.root_hash, contents.command_line),
+        )
         .option(
             "--stub",
             toolbox.file("usr/lib/systemd/boot/efi/linuxx64.efi.stub"),

@@ -76,7 +76,11 @@ fn main() -> Result<ExitCode> {
 }
 
 fn build_image(arguments: Build) -> Result<()> {
-    let origin = match (arguments.from_commit, arguments.version, arguments.root_of_trust) {
+    let origin = match (
+        arguments.from_commit,
+        arguments.version,
+        arguments.root_of_trust,
+    ) {
         (Some(commit), _, _) => Origin::Commit(commit),
         (None, Some(version), Some(root_of_trust)) => Origin::Composed {
             version,

@@ -9,19 +9,62 @@ use crate::tree::{Node, Tree};
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "a shell",
-        &["sh", "bash", "dash", "ash", "busybox", "zsh", "ksh", "mksh", "fish", "csh", "tcsh", "rbash", "sulogin"],
+        &[
+            "sh", "bash", "dash", "ash", "busybox", "zsh", "ksh", "mksh", "fish", "csh", "tcsh",
+            "rbash", "sulogin",
+        ],
     ),
     (
         "an interpreter",
-        &["perl", "python", "lua", "luajit", "ruby", "awk", "mawk", "gawk", "nawk", "original-awk", "tclsh", "node", "php", "guile", "gdb"],
+        &[
+            "perl",
+            "python",
+            "lua",
+            "luajit",
+            "ruby",
+            "awk",
+            "mawk",
+            "gawk",
+            "nawk",
+            "original-awk",
+            "tclsh",
+            "node",
+            "php",
+            "guile",
+            "gdb",
+        ],
     ),
     (
         "a package manager",
-        &["apt", "apt-get", "apt-cache", "apt-key", "aptitude", "dpkg", "dpkg-deb", "rpm", "dnf", "snap", "pip"],
+        &[
+            "apt",
+            "apt-get",
+            "apt-cache",
+            "apt-key",
+            "aptitude",
+            "dpkg",
+            "dpkg-deb",
+            "rpm",
+            "dnf",
+            "snap",
+            "pip",
+        ],
     ),
     (
         "a remote login",
-        &["ssh", "sshd", "scp", "sftp", "sftp-server", "dropbear", "telnet", "telnetd", "in.telnetd", "rlogin", "rsh"],
+        &[
+            "ssh",
+            "sshd",
+            "scp",
+            "sftp",
+            "sftp-server",
+            "dropbear",
+            "telnet",
+            "telnetd",
+            "in.telnetd",
+            "rlogin",
+            "rsh",
+        ],
     ),
 ];
 /// The first bytes of a script.
@@ -73,7 +116,9 @@ pub fn audit(store: &Store, tree: &Tree) -> Result<(), AuditError> {
                 }
             }
             Node::Link { target } => {
-                if target.split('/').any(|name| name == "..") && tree.follow(path).is_err_and(escapes) {
+                if target.split('/').any(|name| name == "..")
+                    && tree.follow(path).is_err_and(escapes)
+                {
                     find(path, format!("a link out of the tree, to {target}"));
                 }
             }
@@ -85,7 +130,8 @@ pub fn audit(store: &Store, tree: &Tree) -> Result<(), AuditError> {
                     find(path, "a file that others may write".to_owned());
                 }
                 let mut head = [0; SCRIPT.len()];
-                let is_script = store.reader(path, object)?.read_exact(&mut head).is_ok() && head == SCRIPT;
+                let is_script =
+                    store.reader(path, object)?.read_exact(&mut head).is_ok() && head == SCRIPT;
                 if is_script {
                     find(path, "a script".to_owned());
                 }
@@ -94,7 +140,10 @@ pub fn audit(store: &Store, tree: &Tree) -> Result<(), AuditError> {
     }
     for line in String::from_utf8_lossy(&store.read(tree, "/etc/shadow")?).lines() {
         let mut fields = line.split(':');
-        let (user, password) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let (user, password) = (
+            fields.next().unwrap_or_default(),
+            fields.next().unwrap_or_default(),
+        );
         // A hash starts with neither of these; an empty field lets anyone in.
         if !password.starts_with(['!', '*']) {
             find("/etc/shadow", format!("the user {user}, who can log in"));
@@ -113,7 +162,15 @@ fn escapes(error: crate::tree::TreeError) -> bool {
 
 /// Says what a path is by its name, if it must not be in an image. Names are judged where programs lie.
 fn forbidden_name(path: &str) -> Option<&'static str> {
-    const PROGRAMS: [&str; 7] = ["/bin/", "/sbin/", "/libexec/", "/lib/klibc/", "/lib/openssh/", "/games/", "/local/"];
+    const PROGRAMS: [&str; 7] = [
+        "/bin/",
+        "/sbin/",
+        "/libexec/",
+        "/lib/klibc/",
+        "/lib/openssh/",
+        "/games/",
+        "/local/",
+    ];
     let name = path.rsplit('/').next()?;
     if !PROGRAMS.iter().any(|folder| path.contains(folder)) {
         return None;
@@ -139,7 +196,9 @@ mod tests {
 
     fn tree_with(store: &Store, path: &str, node: Node) -> Tree {
         let mut tree = Tree::default();
-        let shadow = store.put_file("/etc/shadow", 0o640, b"root:!*:::::::\n").unwrap();
+        let shadow = store
+            .put_file("/etc/shadow", 0o640, b"root:!*:::::::\n")
+            .unwrap();
         tree.insert("/etc/shadow", shadow).unwrap();
         tree.insert(path, node).unwrap();
         tree
@@ -150,17 +209,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let file = |content: &[u8]| store.put_file("/x", 0o755, content).unwrap();
-        let set_uid = |node: Node| match node {
+        let set_uid = |node: Node| match node.clone() {
             Node::File { object, size, .. } => Node::File {
                 mode: 0o4755,
                 object,
                 size,
             },
-            other => other,
+            Node::Directory { .. } | Node::Link { .. } => node,
         };
         for (path, node, expected) in [
             ("/usr/bin/dash", file(b"elf"), "a shell"),
-            ("/usr/bin/sh", Node::Link { target: "dash".into() }, "a shell"),
+            (
+                "/usr/bin/sh",
+                Node::Link {
+                    target: "dash".into(),
+                },
+                "a shell",
+            ),
             ("/usr/bin/python3.13", file(b"elf"), "an interpreter"),
             ("/usr/bin/perl5.40.1", file(b"elf"), "an interpreter"),
             ("/usr/lib/klibc/bin/sh", file(b"elf"), "a shell"),
@@ -168,8 +233,18 @@ mod tests {
             ("/usr/sbin/sshd", file(b"elf"), "a remote login"),
             ("/usr/bin/tool", file(b"#!/bin/x"), "a script"),
             ("/usr/bin/su", set_uid(file(b"elf")), "a set-uid file"),
-            ("/usr/x", Node::Link { target: "../../../etc".into() }, "a link out of the tree, to ../../../etc"),
-            ("/etc/open", Node::Directory { mode: 0o777 }, "a folder that others may write"),
+            (
+                "/usr/x",
+                Node::Link {
+                    target: "../../../etc".into(),
+                },
+                "a link out of the tree, to ../../../etc",
+            ),
+            (
+                "/etc/open",
+                Node::Directory { mode: 0o777 },
+                "a folder that others may write",
+            ),
         ] {
             match audit(&store, &tree_with(&store, path, node)) {
                 Err(AuditError::Found(found)) => assert_eq!(
@@ -188,7 +263,11 @@ mod tests {
     fn what_only_sounds_like_a_shell_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        for path in ["/usr/bin/containerd-shim-runc-v2", "/usr/share/bash-completion/bash", "/usr/lib/udev/node"] {
+        for path in [
+            "/usr/bin/containerd-shim-runc-v2",
+            "/usr/share/bash-completion/bash",
+            "/usr/lib/udev/node",
+        ] {
             let node = store.put_file(path, 0o755, b"elf").unwrap();
             audit(&store, &tree_with(&store, path, node)).unwrap();
         }
@@ -200,9 +279,14 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         for line in ["root::0:::::", "root:$y$hash:0:::::"] {
             let mut tree = Tree::default();
-            let shadow = store.put_file("/etc/shadow", 0o640, line.as_bytes()).unwrap();
+            let shadow = store
+                .put_file("/etc/shadow", 0o640, line.as_bytes())
+                .unwrap();
             tree.insert("/etc/shadow", shadow).unwrap();
-            assert!(matches!(audit(&store, &tree), Err(AuditError::Found(_))), "{line}");
+            assert!(
+                matches!(audit(&store, &tree), Err(AuditError::Found(_))),
+                "{line}"
+            );
         }
     }
 }

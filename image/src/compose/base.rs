@@ -5,7 +5,6 @@ use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use tar::EntryType;
 
 use super::{ComposeError, put, put_from};
 use crate::declaration::{Additions, LeaveOut};
@@ -168,33 +167,32 @@ fn unpack(
             .map_err(data)?
             .map(|link| link.to_string_lossy().into_owned())
             .unwrap_or_default();
-        let strange = || ComposeError::StrangeFile {
-            package: package.name.clone(),
-            path: path.clone(),
-        };
-        let node = match entry.header().entry_type() {
-            EntryType::Directory => Node::Directory { mode: mode & 0o755 },
-            EntryType::Symlink => Node::Link { target: link },
-            // Another name of a file of the same package.
-            EntryType::Link => {
-                let first = format!("/{}", link.trim_start_matches("./"));
-                match tree.get(&first) {
-                    Some(node) => node.clone(),
-                    // Left out, or a script: then so is its other name.
-                    None => continue,
-                }
+        let kind = entry.header().entry_type();
+        let node = if kind.is_dir() {
+            Node::Directory { mode: mode & 0o755 }
+        } else if kind.is_symlink() {
+            Node::Link { target: link }
+        } else if kind.is_hard_link() {
+            // Another name of a file of the same package. If that was left out,
+            // or was a script, then so is its other name.
+            match tree.get(&format!("/{}", link.trim_start_matches("./"))) {
+                Some(node) => node.clone(),
+                None => continue,
             }
-            EntryType::Regular => {
-                let mut content = Vec::new();
-                entry.read_to_end(&mut content).map_err(data)?;
-                // Nothing in the image could run it.
-                if content.starts_with(b"#!") {
-                    tracing::debug!(path, package = package.name, "left out a script");
-                    continue;
-                }
-                store.put_file(&path, mode, &content)?
+        } else if kind.is_file() {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).map_err(data)?;
+            // Nothing in the image could run it.
+            if content.starts_with(b"#!") {
+                tracing::debug!(path, package = package.name, "left out a script");
+                continue;
             }
-            _ => return Err(strange()),
+            store.put_file(&path, mode, &content)?
+        } else {
+            return Err(ComposeError::StrangeFile {
+                package: package.name.clone(),
+                path,
+            });
         };
         tree.insert(&path, node)
             .map_err(|source| ComposeError::PackageFile {
@@ -203,7 +201,6 @@ fn unpack(
                 source,
             })?;
     }
-    drop(archive);
     // dpkg-deb pads the stream; read to its end, or it dies of a closed pipe.
     std::io::copy(&mut running.stdout, &mut std::io::sink()).map_err(data)?;
     running

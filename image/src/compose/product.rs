@@ -49,7 +49,12 @@ pub fn add(
         tree.insert(path, Node::Directory { mode: 0o755 })?;
     }
     for rule in &additions.directory {
-        tree.insert(&rule.path, Node::Directory { mode: rule.mode & 0o1777 })?;
+        tree.insert(
+            &rule.path,
+            Node::Directory {
+                mode: rule.mode & 0o1777,
+            },
+        )?;
     }
     for rule in &additions.tree {
         add_tree(store, tree, rule)?;
@@ -174,7 +179,11 @@ fn users(store: &Store, toolbox: &Toolbox, tree: &mut Tree) -> Result<(), Compos
         })?;
     for path in USER_FILES {
         let from = work.path().join(path.trim_start_matches('/'));
-        let mode = if path.ends_with("shadow") { 0o640 } else { 0o644 };
+        let mode = if path.ends_with("shadow") {
+            0o640
+        } else {
+            0o644
+        };
         put_from(store, tree, path, mode, &from)?;
     }
     Ok(())

@@ -26,7 +26,10 @@ pub(super) fn enable(store: &Store, tree: &mut Tree, unit: &str) -> Result<(), C
         let target = || Node::Link {
             target: path.clone(),
         };
-        for (folder, needers) in [("wants", &install.wanted_by), ("requires", &install.required_by)] {
+        for (folder, needers) in [
+            ("wants", &install.wanted_by),
+            ("requires", &install.required_by),
+        ] {
             for needer in needers {
                 tree.insert(&format!("{LINKS}/{needer}.{folder}/{unit}"), target())?;
             }
@@ -127,7 +130,10 @@ mod tests {
 
     #[test]
     fn a_preset_enables_only_what_it_says() {
-        assert_eq!(preset("# x\nenable a.service\ndisable b.service\n enable c.timer \n"), ["a.service", "c.timer"]);
+        assert_eq!(
+            preset("# x\nenable a.service\ndisable b.service\n enable c.timer \n"),
+            ["a.service", "c.timer"]
+        );
     }
 
     #[test]
@@ -136,8 +142,14 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let mut tree = Tree::default();
         for (name, text) in [
-            ("a.service", "[Install]\nWantedBy=multi-user.target\nAlias=b.service\nAlso=a.socket\n"),
-            ("a.socket", "[Install]\nRequiredBy=sockets.target\nAlso=a.service\n"),
+            (
+                "a.service",
+                "[Install]\nWantedBy=multi-user.target\nAlias=b.service\nAlso=a.socket\n",
+            ),
+            (
+                "a.socket",
+                "[Install]\nRequiredBy=sockets.target\nAlso=a.service\n",
+            ),
         ] {
             let path = format!("/usr/lib/systemd/system/{name}");
             let node = store.put_file(&path, 0o644, text.as_bytes()).unwrap();
@@ -149,7 +161,10 @@ mod tests {
             "b.service",
             "sockets.target.requires/a.socket",
         ] {
-            assert!(tree.get(&format!("/etc/systemd/system/{link}")).is_some(), "{link}");
+            assert!(
+                tree.get(&format!("/etc/systemd/system/{link}")).is_some(),
+                "{link}"
+            );
         }
         let error = enable(&store, &mut tree, "none.service").unwrap_err();
         assert_eq!(

@@ -26,7 +26,10 @@ pub enum ResolveError {
     #[error("apt offers {file} but does not describe it")]
     Undescribed { file: String },
     #[error("apt describes {package} without its {field}")]
-    Incomplete { package: String, field: &'static str },
+    Incomplete {
+        package: String,
+        field: &'static str,
+    },
 }
 
 /// Finds the packages of a request, by reading the mirrors' lists anew.
@@ -169,10 +172,12 @@ fn parse_stanzas(text: &str) -> Result<BTreeMap<String, Package>, ResolveError> 
                 source: field("Source").unwrap_or_else(|| package.clone()),
                 uri: String::new(),
                 sha256: need("SHA256")?,
-                size: need("Size")?.parse().map_err(|_| ResolveError::Incomplete {
-                    package: package.clone(),
-                    field: "Size",
-                })?,
+                size: need("Size")?
+                    .parse()
+                    .map_err(|_| ResolveError::Incomplete {
+                        package: package.clone(),
+                        field: "Size",
+                    })?,
             };
             Ok((package.file_name(), package))
         })
@@ -199,7 +204,8 @@ mod tests {
 
     #[test]
     fn a_stanza_without_a_hash_names_package_and_field() {
-        let error = parse_stanzas("Package: x\nVersion: 1\nArchitecture: all\nSize: 1\n").unwrap_err();
+        let error =
+            parse_stanzas("Package: x\nVersion: 1\nArchitecture: all\nSize: 1\n").unwrap_err();
         assert_eq!(error.to_string(), "apt describes x without its SHA256");
     }
 

@@ -47,13 +47,20 @@ pub fn download(lock: &Lock, cache: &Path) -> Result<(), DownloadError> {
         move |source| DownloadError::Cache { path, source }
     };
     fs::create_dir_all(cache).map_err(failed(cache))?;
-    tracing::info!(packages = lock.packages.len(), "fetching what is not in the cache");
+    tracing::info!(
+        packages = lock.packages.len(),
+        "fetching what is not in the cache"
+    );
     for package in &lock.packages {
         let path = cache.join(package.file_name());
         if path.exists() && sha256_of(&path).map_err(failed(&path))? == package.sha256 {
             continue;
         }
-        tracing::debug!(package = package.name, version = package.version, "fetching");
+        tracing::debug!(
+            package = package.name,
+            version = package.version,
+            "fetching"
+        );
         let partial = cache.join(format!("{}.partial", package.file_name()));
         Tool::host(APT_HELPER)
             .arg("download-file")

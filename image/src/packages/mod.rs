@@ -1,8 +1,8 @@
 //! Debian packages: which ones, from where, and what they hold. No package is
 //! installed and no maintainer script runs.
 
-mod archive;
 mod apt;
+mod archive;
 mod lock;
 mod request;
 
