@@ -217,6 +217,24 @@ impl Bus {
         self.properties(UPDATER, UPDATER_PATH, MANAGER).await
     }
 
+    /// Waits until the updater is in `state`.
+    ///
+    /// # Errors
+    ///
+    /// Fails at the deadline, with the state that it is in.
+    pub async fn in_state(&self, state: &str, deadline: Deadline) -> Result<Updater> {
+        deadline
+            .until(format_args!("the updater to be {state}"), async || {
+                let updater = self.updater().await?;
+                Ok(if updater.state == state {
+                    Look::Found(updater)
+                } else {
+                    Look::NotYet(format!("it is {}", updater.state))
+                })
+            })
+            .await
+    }
+
     /// Returns both slots, A first.
     ///
     /// # Errors

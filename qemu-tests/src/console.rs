@@ -171,7 +171,7 @@ fn pump(
 }
 
 /// Returns `text` without escape sequences and control characters.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {

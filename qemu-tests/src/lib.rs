@@ -18,6 +18,7 @@ pub mod console;
 pub mod container;
 pub mod deadline;
 pub mod fixtures;
+pub mod journal;
 pub mod json;
 pub mod machine;
 pub mod node;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::bus::BUSWAY_PORT;
 use crate::console::Console;
 use crate::deadline::Deadline;
+use crate::journal;
 use crate::node::{Node, Process};
 use crate::outside::OutsideDisk;
 use crate::probe::PROBE_PORT;
@@ -246,6 +247,13 @@ impl Machine {
             "stdio,id=console,signal=off",
             "-serial",
             "chardev:console",
+        ]);
+        let journal = self.folder.join(journal::LOG);
+        add(&[
+            "-chardev",
+            &format!("file,id=journal,append=on,path={}", journal.display()),
+            "-serial",
+            "chardev:journal",
         ]);
         add(&[
             "-chardev",

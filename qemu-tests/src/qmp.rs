@@ -173,23 +173,38 @@ impl Qmp {
     ///
     /// Fails when the deadline passes or QEMU goes away first.
     pub async fn wait_for(&self, mark: EventMark, name: &str, deadline: Deadline) -> Result<Event> {
+        self.wait_for_nth(mark, name, 1, deadline).await
+    }
+
+    /// Waits for the `nth` event `name` after `mark`, counted from 1.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the deadline passes or QEMU goes away first.
+    pub async fn wait_for_nth(
+        &self,
+        mark: EventMark,
+        name: &str,
+        nth: usize,
+        deadline: Deadline,
+    ) -> Result<Event> {
         let mut count = self.shared.count.clone();
         let wait = async {
             loop {
                 count.mark_unchanged();
-                let found = self
+                let mut named = self
                     .events()
                     .into_iter()
                     .skip(mark.0)
-                    .find(|event| event.name == name);
-                if let Some(event) = found {
+                    .filter(|event| event.name == name);
+                if let Some(event) = named.nth(nth.saturating_sub(1)) {
                     return Ok(event);
                 }
                 count.changed().await.context("QEMU is gone")?;
             }
         };
         deadline
-            .bound(format_args!("the event {name}"), wait)
+            .bound(format_args!("the event {name}, number {nth}"), wait)
             .await
             .flatten()
     }

@@ -11,7 +11,9 @@ use partition_layout::Slot;
 use serde_json::json;
 
 use crate::bus::{self, Bus};
+use crate::console;
 use crate::fixtures::{Fixtures, Image};
+use crate::journal;
 use crate::machine::Machine;
 use crate::node;
 use crate::outside::Held;
@@ -20,7 +22,7 @@ use crate::publisher::{Publisher, Repository};
 use crate::server::Server;
 use crate::smbios::Handed;
 
-/// How many lines of the console are shown when a story fails.
+/// How many lines of the console are of each log are shown when a story fails.
 const TAIL: usize = 60;
 
 /// What a story stands on.
@@ -47,7 +49,7 @@ pub struct Shop {
 /// Tells a story in a folder of its own below the build folder.
 ///
 /// The folder is emptied before; after a story that ends well only its logs
-/// are kept. One that fails keeps all, and prints the end of the console.
+/// are kept. One that fails keeps all, and prints the ends of its logs.
 ///
 /// # Errors
 ///
@@ -137,7 +139,7 @@ impl Story {
         Machine::create(
             &self.folder,
             &self.image("1")?.disk()?,
-            bus::hand_in(handed),
+            journal::hand_in(bus::hand_in(handed)),
         )
     }
 
@@ -177,20 +179,24 @@ impl Story {
             }
             Err(error) => {
                 say(format_args!("\nstory {} failed: {error:#}", self.name));
-                self.say_console();
+                self.say_logs();
             }
         }
         Ok(())
     }
 
-    fn say_console(&self) {
-        let log = self.folder.join("console.log");
-        let text = fs::read(&log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        say(format_args!("the console's end ({}):", log.display()));
-        for line in lines.iter().skip(lines.len().saturating_sub(TAIL)) {
-            say(format_args!("  | {}", line.trim_end()));
+    /// Prints the ends of what the node said, without the lines that only move.
+    fn say_logs(&self) {
+        for name in ["console.log", journal::LOG] {
+            let log = self.folder.join(name);
+            let text = fs::read(&log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines = text.lines().map(console::plain);
+            let lines: Vec<String> = lines.filter(|line| !line.contains(" running (")).collect();
+            say(format_args!("the end of {}:", log.display()));
+            for line in lines.iter().skip(lines.len().saturating_sub(TAIL)) {
+                say(format_args!("  | {line}"));
+            }
         }
     }
 }
@@ -199,7 +205,7 @@ impl Drop for Story {
     fn drop(&mut self) {
         // An assertion that fails unwinds past `end`.
         if thread::panicking() {
-            self.say_console();
+            self.say_logs();
         }
     }
 }

@@ -7,7 +7,7 @@ use qemu_tests::deadline::Deadline;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{expect_disk, expect_slots, tell};
 
-use crate::tale::{STAGE_SECONDS, TRIAL_SECONDS, armed, at_rest, good, stage_well, state};
+use crate::tale::{STAGE_SECONDS, armed, at_rest, good, stage_well};
 
 /// Where the power fails, in percent of the work of staging: fetch and write first, read-back last.
 const CUTS: [u64; 5] = [2, 25, 50, 75, 97];
@@ -63,7 +63,7 @@ async fn wherever_the_power_fails_the_old_slot_boots_and_staging_then_completes(
         )?;
         let node = machine.power_on().await?;
         let bus = node.bus().await?;
-        state(&bus, "idle", TRIAL_SECONDS).await?;
+        at_rest(&bus).await?;
         expect_slots(&bus, Slot::B, good(&one), good(&two)).await?;
         story.step("release 2 is good");
         let machine = node.shut_down().await?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::bus::{Bus, JobReport, StageOptions};
-use qemu_tests::deadline::{Deadline, Look};
+use qemu_tests::deadline::Deadline;
 use qemu_tests::fixtures::Image;
 use qemu_tests::story::SlotIs;
 
@@ -31,23 +31,10 @@ pub(crate) fn armed(image: &Image) -> SlotIs<'_> {
     }
 }
 
-/// Waits until the updater rests in `state`.
-pub(crate) async fn state(bus: &Bus, state: &str, seconds: u64) -> Result<()> {
-    Deadline::after(seconds)
-        .until(format_args!("the updater to be {state}"), async || {
-            let updater = bus.updater().await?;
-            Ok(if updater.state == state {
-                Look::Found(())
-            } else {
-                Look::NotYet(format!("it is {}", updater.state))
-            })
-        })
-        .await
-}
-
 /// Waits until the updater has booted soundly, and is at rest.
 pub(crate) async fn at_rest(bus: &Bus) -> Result<()> {
-    state(bus, "idle", TRIAL_SECONDS).await
+    bus.in_state("idle", Deadline::after(TRIAL_SECONDS)).await?;
+    Ok(())
 }
 
 /// Stages what the channel names, to the end.

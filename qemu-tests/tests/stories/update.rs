@@ -11,7 +11,7 @@ use qemu_tests::node::{Node, RESET_SECONDS};
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, expect_disk, expect_slots, tell};
 
-use crate::tale::{STAGE_SECONDS, TRIAL_SECONDS, armed, at_rest, good, state};
+use crate::tale::{STAGE_SECONDS, TRIAL_SECONDS, armed, at_rest, good};
 
 /// Stages what the channel names, and watches its progress all the way.
 async fn stage_watched(bus: &Bus, image: &Image) -> Result<()> {
@@ -116,7 +116,7 @@ async fn update(story: &mut Story) -> Result<()> {
     let available = bus.updater().await?.available_version;
     ensure!(available == two.version, "{available:?} is on offer");
     stage_watched(&bus, &two).await?;
-    state(&bus, "staged", 10).await?;
+    bus.in_state("staged", Deadline::after(10)).await?;
     expect_slots(&bus, Slot::A, good(&one), armed(&two)).await?;
     story.step("release 2 is staged");
 
