@@ -4,6 +4,9 @@
 //! a trial adds only how the trial came about, and is never believed against
 //! them.
 
+#[cfg(test)]
+mod table;
+
 use partition_layout::{BootEntry, RootHash, SlotContent, Version};
 
 use crate::machine::{Blame, Complaint, Effect, Note, blessed};
@@ -124,11 +127,18 @@ fn spare_status(entry: Option<&BootEntry>) -> SlotStatus {
 /// Returns what to do first: the end of whatever an earlier boot, or an earlier
 /// run of the daemon, left open.
 pub fn settle(seen: &Observed, node: &Node) -> Vec<Effect> {
-    let mut effects = match &seen.trial {
-        None => clear_leftovers(seen, node),
+    let of_trial = match &seen.trial {
+        None => vec![],
         Some(trial) if trial.slot == node.booted.slot => settle_own(trial, node),
         Some(trial) => settle_spare(trial, seen, node),
     };
+    let mut effects = Vec::new();
+    let open = seen.trial.is_some() && !of_trial.contains(&Effect::ForgetTrial);
+    let clears = |effect: &Effect| matches!(effect, Effect::Disarm { .. });
+    if !open && !of_trial.iter().any(clears) {
+        effects.extend(clear_leftovers(seen, node));
+    }
+    effects.extend(of_trial);
     if node.booted.standing == Standing::Good && !effects.contains(&Effect::MarkSettled) {
         effects.push(Effect::MarkSettled);
     }

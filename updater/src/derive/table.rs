@@ -1,0 +1,441 @@
+//! Every combination of labels, entries and records.
+
+use jiff::Timestamp;
+use partition_layout::Slot;
+
+use super::*;
+use crate::machine::rest;
+
+const BOOTED: Slot = Slot::A;
+const SPARE: Slot = Slot::B;
+
+fn version(text: &str) -> Version {
+    Version::parse(text).unwrap()
+}
+
+fn hash(byte: u8) -> RootHash {
+    RootHash::new([byte; 32])
+}
+
+fn entry(name: &str) -> BootEntry {
+    BootEntry::parse_file_name(&format!("bistable_{name}.efi")).unwrap()
+}
+
+fn when(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// Release 2 runs from slot A, release 3 is in slot B.
+fn seen(entries: &[&str]) -> Observed {
+    let slot = |name: &str, byte| SlotOnDisk {
+        content: SlotContent::Holds {
+            version: version(name),
+            root_hash: hash(byte),
+        },
+        root_len: 100,
+        verity_len: 10,
+    };
+    Observed {
+        disk: DiskView {
+            booted: BOOTED,
+            booted_version: version("2"),
+            booted_root_hash: hash(2),
+            a: slot("2", 2),
+            b: Some(slot("3", 3)),
+        },
+        entries: entries.iter().map(|name| entry(name)).collect(),
+        temporary: false,
+        has_variables: true,
+        boot_id: "now".to_owned(),
+        trial: None,
+        verdict: None,
+        last_rollback: None,
+        barred: vec![],
+        floor: None,
+        history: vec![],
+    }
+}
+
+fn trial(slot: Slot, boot_id: &str, way: Way) -> Trial {
+    let (version, root_hash) = match slot {
+        BOOTED => (version("2"), hash(2)),
+        SPARE => (version("3"), hash(3)),
+    };
+    Trial {
+        boot_id: boot_id.to_owned(),
+        armed_at: when(100),
+        slot,
+        version,
+        root_hash,
+        tries: 3,
+        way,
+        older_verdict: Some("long ago".to_owned()),
+    }
+}
+
+fn verdict(boot_id: &str) -> GateVerdict {
+    GateVerdict {
+        boot_id: boot_id.to_owned(),
+        root_hash: hash(3),
+        verdict: Passed::Fail,
+        check: "check".to_owned(),
+        unit: "unit".to_owned(),
+        reason: "the gate's reason".to_owned(),
+        lines: vec![],
+    }
+}
+
+fn told(armed_at: i64) -> Rollback {
+    Rollback {
+        version: version("3"),
+        root_hash: hash(3),
+        check: String::new(),
+        unit: String::new(),
+        reason: "told".to_owned(),
+        when: when(200),
+        lines: vec![],
+        tries: 1,
+        armed_at: Some(when(armed_at)),
+        boot_id: "the trial".to_owned(),
+    }
+}
+
+fn state_of(entries: &[&str]) -> &'static str {
+    rest(Box::new(derive(&seen(entries)))).name()
+}
+
+#[test]
+fn the_state_is_told_by_the_entries() {
+    for (entries, state, spare) in [
+        (&["2", "3"] as &[&str], "idle", SlotStatus::Good),
+        (&["2", "3+3"], "staged", SlotStatus::Armed),
+        (&["2", "3+2-1"], "staged", SlotStatus::Armed),
+        (&["2", "3+0-3"], "idle", SlotStatus::Bad),
+        (&["2", "3+0"], "idle", SlotStatus::Demoted),
+        (&["2"], "idle", SlotStatus::Bad),
+        (&["2+2-1", "3"], "trial", SlotStatus::Good),
+        // On its last try the booted entry says +0 already.
+        (&["2+0-1", "3"], "trial", SlotStatus::Good),
+        // Everything is out of tries, and the newest bad one runs again.
+        (&["2+0-4", "3+0-3"], "trial", SlotStatus::Bad),
+        (&["2+0-5"], "trial", SlotStatus::Bad),
+        (&["3"], "condemned", SlotStatus::Good),
+        (&[], "condemned", SlotStatus::Bad),
+        // An armed spare beside a trial is not what the next boot is for.
+        (&["2+1-1", "3+3"], "trial", SlotStatus::Armed),
+        // A rename that was torn has left both names.
+        (&["2", "2+2-1", "3"], "idle", SlotStatus::Good),
+        (&["2", "3+0-3", "3+1-2"], "staged", SlotStatus::Armed),
+        // Not padded, or padded.
+        (&["2", "3+03"], "staged", SlotStatus::Armed),
+        // No counter at all: part of no version of ours, so nobody's entry.
+        (&["2", "4"], "idle", SlotStatus::Bad),
+    ] {
+        assert_eq!(state_of(entries), state, "{entries:?}");
+        assert_eq!(derive(&seen(entries)).spare.status, spare, "{entries:?}");
+    }
+}
+
+#[test]
+fn an_entry_belongs_to_the_booted_slot_when_both_slots_have_its_version() {
+    let mut seen = seen(&["2"]);
+    seen.disk.b.as_mut().unwrap().content = SlotContent::Holds {
+        version: version("2.0"),
+        root_hash: hash(9),
+    };
+    let node = derive(&seen);
+    // 2 and 2.0 are not the same version, 2.0 and 2.00 are.
+    assert_eq!(node.spare.status, SlotStatus::Bad);
+    seen.disk.b.as_mut().unwrap().content = SlotContent::Holds {
+        version: version("2"),
+        root_hash: hash(9),
+    };
+    let node = derive(&seen);
+    assert_eq!(node.spare.status, SlotStatus::Unknown);
+    assert_eq!(
+        (node.spare.entry, node.booted.standing),
+        (None, Standing::Good)
+    );
+}
+
+#[test]
+fn a_disk_as_shipped_has_one_slot() {
+    let mut seen = seen(&["2"]);
+    seen.disk.b = None;
+    let node = derive(&seen);
+    assert_eq!(
+        (node.spare.status, node.spare.root_len),
+        (SlotStatus::Empty, 0)
+    );
+    assert_eq!(settle(&seen, &node), [Effect::MarkSettled]);
+    assert_eq!(node.floor, Some(version("2")));
+}
+
+fn reason_of(effects: &[Effect]) -> Option<&str> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::RecordRollback(blame) => Some(blame.complaint.reason.as_str()),
+        _ => None,
+    })
+}
+
+#[test]
+fn why_a_trial_was_left_is_told_from_what_it_left_behind() {
+    for (entries, boot, verdict_of, way, temporary, expected) in [
+        (
+            &["2", "3+0-3"] as &[&str],
+            "old",
+            None,
+            Way::Order,
+            false,
+            Some("3 times"),
+        ),
+        (
+            &["2", "3+0-3"],
+            "old",
+            Some("the trial"),
+            Way::Order,
+            false,
+            Some("the gate's"),
+        ),
+        (
+            &["2", "3+1-2"],
+            "old",
+            Some("the trial"),
+            Way::Order,
+            false,
+            Some("the gate's"),
+        ),
+        (
+            &["2"],
+            "old",
+            Some("the trial"),
+            Way::Order,
+            false,
+            Some("the gate's"),
+        ),
+        (
+            &["2"],
+            "old",
+            None,
+            Way::Order,
+            false,
+            Some("entry has gone"),
+        ),
+        // A verdict of an earlier trial, of the boot that armed it, of this one.
+        (
+            &["2", "3+1-2"],
+            "old",
+            Some("long ago"),
+            Way::Order,
+            false,
+            None,
+        ),
+        (&["2", "3+3"], "old", Some("old"), Way::Order, false, None),
+        (&["2", "3+1-2"], "old", Some("now"), Way::Order, false, None),
+        // Still to be tried.
+        (&["2", "3+3"], "now", None, Way::Order, false, None),
+        (&["2", "3+3"], "old", None, Way::Order, false, None),
+        (&["2", "3+2-1"], "old", None, Way::Order, false, None),
+        (&["2", "3+2"], "old", None, Way::OneShot, false, None),
+        // A wish works once.
+        (
+            &["2", "3+1-1"],
+            "old",
+            None,
+            Way::OneShot,
+            false,
+            Some("once"),
+        ),
+        // Cut before arming: there never was a trial.
+        (&["2"], "old", None, Way::Order, true, None),
+        (&["2"], "now", None, Way::Order, false, None),
+        (&["2", "3"], "old", None, Way::OneShot, false, None),
+        (&["2", "3+0"], "old", None, Way::Order, false, None),
+    ] {
+        let mut seen = seen(entries);
+        seen.trial = Some(trial(SPARE, boot, way));
+        seen.verdict = verdict_of.map(verdict);
+        seen.temporary = temporary;
+        let effects = settle(&seen, &derive(&seen));
+        let reason = reason_of(&effects);
+        let context = format!("{entries:?} {boot} {verdict_of:?} {way:?} {temporary}: {reason:?}");
+        match expected {
+            Some(part) => assert!(
+                reason.is_some_and(|reason| reason.contains(part)),
+                "{context}"
+            ),
+            None => assert_eq!(reason, None, "{context}"),
+        }
+    }
+}
+
+/// Does to what was seen what the hands do to the node.
+fn apply(seen: &mut Observed, effects: &[Effect]) {
+    for effect in effects {
+        match effect {
+            Effect::Disarm { booted, .. } => {
+                seen.entries.retain(|entry| entry.version == *booted);
+                seen.temporary = false;
+                if let Some(spare) = &mut seen.disk.b {
+                    spare.content = SlotContent::Empty;
+                }
+            }
+            Effect::RecordRollback(blame) => {
+                seen.last_rollback = Some(Rollback {
+                    version: blame.version.clone(),
+                    root_hash: blame.root_hash,
+                    armed_at: blame.armed_at,
+                    ..told(0)
+                });
+            }
+            Effect::Bar {
+                version,
+                root_hash,
+                reason,
+            } => seen.barred.push(Barred {
+                root_hash: *root_hash,
+                version: version.clone(),
+                reason: reason.clone(),
+                when: when(1),
+            }),
+            Effect::Forgive { root_hash } => {
+                seen.barred.retain(|barred| barred.root_hash != *root_hash);
+            }
+            Effect::RaiseFloor { version } => seen.floor = Some(version.clone()),
+            Effect::ForgetTrial => seen.trial = None,
+            Effect::Remember(_) | Effect::MarkSettled => {}
+            other => panic!("settling does not {other:?}"),
+        }
+    }
+}
+
+fn every_combination(mut look: impl FnMut(Observed)) {
+    let booted = [None, Some("2"), Some("2+2-1"), Some("2+0-3"), Some("2+0")];
+    let spare = [
+        None,
+        Some("3"),
+        Some("3+3"),
+        Some("3+2-1"),
+        Some("3+0-3"),
+        Some("3+0"),
+    ];
+    let contents = [
+        SlotContent::Empty,
+        SlotContent::Unknown {
+            why: "torn".to_owned(),
+        },
+        SlotContent::Holds {
+            version: version("3"),
+            root_hash: hash(3),
+        },
+        SlotContent::Holds {
+            version: version("1"),
+            root_hash: hash(1),
+        },
+    ];
+    let mut trials = vec![None];
+    for slot in [BOOTED, SPARE] {
+        for boot in ["now", "old"] {
+            for way in [Way::Order, Way::OneShot] {
+                trials.push(Some(trial(slot, boot, way)));
+            }
+        }
+    }
+    let verdicts = [
+        None,
+        Some(verdict("the trial")),
+        Some(verdict("long ago")),
+        Some(verdict("now")),
+    ];
+    let tellings = [None, Some(told(100)), Some(told(99))];
+    for (own, other) in booted
+        .iter()
+        .flat_map(|own| spare.iter().map(move |other| (own, other)))
+    {
+        let names: Vec<&str> = own.iter().chain(other).copied().collect();
+        for (content, trial) in contents
+            .iter()
+            .flat_map(|content| trials.iter().map(move |trial| (content, trial)))
+        {
+            for (verdict, told) in verdicts
+                .iter()
+                .flat_map(|verdict| tellings.iter().map(move |told| (verdict, told)))
+            {
+                for (temporary, barred) in [(false, false), (true, false), (false, true)] {
+                    let mut seen = seen(&names);
+                    seen.disk.b.as_mut().unwrap().content = content.clone();
+                    seen.trial.clone_from(trial);
+                    seen.verdict.clone_from(verdict);
+                    seen.last_rollback.clone_from(told);
+                    seen.temporary = temporary;
+                    if barred {
+                        seen.barred.push(Barred {
+                            root_hash: hash(3),
+                            version: version("3"),
+                            reason: String::new(),
+                            when: when(1),
+                        });
+                    }
+                    look(seen);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn settling_writes_only_beside_a_good_slot_and_is_done_the_first_time() {
+    every_combination(|seen| {
+        let node = derive(&seen);
+        let effects = settle(&seen, &node);
+        let context = || format!("{seen:?}\n{effects:?}");
+        for effect in &effects {
+            if let Effect::Disarm { spare, booted } = effect {
+                assert_eq!((*spare, booted), (SPARE, &version("2")), "{}", context());
+                assert_eq!(node.booted.standing, Standing::Good, "{}", context());
+                // What boots by right stays, unless its trial was left.
+                assert_ne!(node.spare.status, SlotStatus::Good, "{}", context());
+                if node.spare.status == SlotStatus::Demoted {
+                    assert!(seen.verdict.is_some() || seen.last_rollback.is_some());
+                }
+                if node.spare.status == SlotStatus::Armed {
+                    assert!(
+                        seen.trial
+                            .as_ref()
+                            .is_some_and(|trial| trial.boot_id == "old")
+                    );
+                }
+            }
+        }
+        let blames = effects
+            .iter()
+            .filter(|it| matches!(it, Effect::RecordRollback(_)))
+            .count();
+        assert!(blames <= 1, "{}", context());
+        if blames == 1 {
+            assert!(
+                seen.trial
+                    .as_ref()
+                    .is_some_and(|it| it.slot == SPARE && it.boot_id == "old")
+            );
+        }
+        let settled = effects.contains(&Effect::MarkSettled);
+        assert_eq!(
+            settled,
+            node.booted.standing == Standing::Good,
+            "{}",
+            context()
+        );
+
+        let mut after = seen.clone();
+        apply(&mut after, &effects);
+        let again: Vec<Effect> = settle(&after, &derive(&after))
+            .into_iter()
+            .filter(|effect| *effect != Effect::MarkSettled)
+            .collect();
+        assert_eq!(again, [], "{}", context());
+        if blames == 1 {
+            assert!(derive(&after).barred(&hash(3)).is_some(), "{}", context());
+        }
+    });
+}
