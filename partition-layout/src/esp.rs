@@ -10,6 +10,8 @@ pub use crate::uki::Uki;
 
 const LOADER_CONFIGURATION: (&str, &str) = ("loader", "loader.conf");
 const FOLDER_OF_OTHER_ENTRIES: &str = "loader/entries";
+/// A node has two or three; whoever put in more has no claim to have them all looked at.
+const MAX_FILES: usize = 64;
 /// More is no configuration of a boot loader.
 const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
 
@@ -74,6 +76,9 @@ impl Esp {
                 || !name.ends_with(".efi")
             {
                 continue;
+            }
+            if files.len() == MAX_FILES {
+                return Err(ReadFatError::TooManyFiles { most: MAX_FILES });
             }
             let uki = Uki::read(|offset, buffer: &mut [u8]| fat.read_file(&node, offset, buffer));
             let image = match uki {

@@ -10,19 +10,15 @@
 use std::io;
 
 use crate::device::Device;
+use crate::fat_folder::{ENTRY_BYTES, Node, nodes};
 use crate::header::Fields;
 use crate::table::Partition;
 
-const ENTRY_BYTES: usize = 32;
 /// The specification allows a folder 65536 entries.
 const MAX_FOLDER_BYTES: u64 = 65_536 * ENTRY_BYTES as u64;
 /// Fewer clusters make a FAT12, which no ESP of ours is.
 const FEWEST_CLUSTERS_16: u64 = 4085;
 const FEWEST_CLUSTERS_32: u64 = 65_525;
-
-const ATTRIBUTE_VOLUME: u8 = 0x08;
-const ATTRIBUTE_FOLDER: u8 = 0x10;
-const ATTRIBUTES_OF_LONG_NAME: u8 = 0x0f;
 
 /// Why a file system cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,21 +43,18 @@ pub enum ReadFatError {
         /// Its first cluster.
         first: u32,
     },
+    /// There are more boot entries than anybody looks at.
+    #[error("the folder of boot entries has more than {most} of them")]
+    TooManyFiles {
+        /// The most that are read.
+        most: usize,
+    },
     /// A folder is larger than any folder may be.
     #[error("the folder at cluster {first} has no end")]
     EndlessFolder {
         /// Its first cluster.
         first: u32,
     },
-}
-
-/// A file or folder, as its folder describes it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Node {
-    pub(crate) name: String,
-    pub(crate) is_folder: bool,
-    pub(crate) size: u64,
-    first_cluster: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -152,15 +145,15 @@ impl<'d, D: Device> Fat<'d, D> {
 
     /// Returns what is in the folder at `path`, or `None` when there is no such folder.
     pub(crate) fn list(&self, path: &str) -> Result<Option<Vec<Node>>, ReadFatError> {
-        let mut nodes = nodes(&self.read_root()?);
+        let mut found = nodes(&self.read_root()?);
         for wanted in path.split('/') {
-            let mut folders = nodes.into_iter().filter(|node| node.is_folder);
+            let mut folders = found.into_iter().filter(|node| node.is_folder);
             let Some(folder) = folders.find(|node| node.name.eq_ignore_ascii_case(wanted)) else {
                 return Ok(None);
             };
-            nodes = self::nodes(&self.read_chain(folder.first_cluster)?);
+            found = nodes(&self.read_chain(folder.first_cluster)?);
         }
-        Ok(Some(nodes))
+        Ok(Some(found))
     }
 
     /// Fills as much of `buffer` as `file` has from byte `offset` on, and returns how much.
@@ -359,177 +352,5 @@ impl BootSector {
             fat_sectors_32,
             root_cluster,
         })
-    }
-}
-
-/// Takes the files and folders out of the content of a folder.
-fn nodes(folder: &[u8]) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    let mut long = LongName::default();
-    for bytes in folder.as_chunks::<ENTRY_BYTES>().0 {
-        let Some(entry) = Entry::parse(bytes) else {
-            break;
-        };
-        match entry {
-            Entry::Deleted => long = LongName::default(),
-            Entry::PartOfLongName {
-                order,
-                checksum,
-                units,
-            } => long.add(order, checksum, &units),
-            Entry::Named {
-                short,
-                is_volume,
-                mut node,
-            } => {
-                if let Some(name) = std::mem::take(&mut long).finish(checksum_of(&short)) {
-                    node.name = name;
-                }
-                let is_link = node.name == "." || node.name == "..";
-                nodes.extend((!is_volume && !is_link).then_some(node));
-            }
-        }
-    }
-    nodes
-}
-
-enum Entry {
-    Deleted,
-    PartOfLongName {
-        order: u8,
-        checksum: u8,
-        units: Vec<u16>,
-    },
-    Named {
-        short: [u8; 11],
-        is_volume: bool,
-        node: Node,
-    },
-}
-
-impl Entry {
-    /// Reads one entry; `None` is the end of the folder.
-    fn parse(bytes: &[u8; ENTRY_BYTES]) -> Option<Self> {
-        let mut fields = Fields(bytes);
-        let short: [u8; 11] = fields.take()?;
-        let [attributes, case] = fields.take()?;
-        let [first, ..] = short;
-        match first {
-            0x00 => return None,
-            0xe5 => return Some(Self::Deleted),
-            _ => {}
-        }
-        if attributes & 0x3f == ATTRIBUTES_OF_LONG_NAME {
-            let [checksum] = fields.take()?;
-            // Five units between the order and the attributes, six and two behind.
-            let mut start = Fields(bytes);
-            let [order] = start.take()?;
-            let mut units = Vec::with_capacity(UNITS_OF_PART);
-            for _ in 0..5 {
-                units.push(start.u16()?);
-            }
-            for _ in 0..6 {
-                units.push(fields.u16()?);
-            }
-            let _cluster: [u8; 2] = fields.take()?;
-            for _ in 0..2 {
-                units.push(fields.u16()?);
-            }
-            return Some(Self::PartOfLongName {
-                order,
-                checksum,
-                units,
-            });
-        }
-        let _creation_and_access: [u8; 7] = fields.take()?;
-        let high = fields.u16()?;
-        let _modification: [u8; 4] = fields.take()?;
-        let low = fields.u16()?;
-        let size = fields.u32()?;
-        let node = Node {
-            name: short_name(&short, case),
-            is_folder: attributes & ATTRIBUTE_FOLDER != 0,
-            size: u64::from(size),
-            first_cluster: u32::from(high) << 16 | u32::from(low),
-        };
-        let is_volume = attributes & ATTRIBUTE_VOLUME != 0;
-        Some(Self::Named {
-            short,
-            is_volume,
-            node,
-        })
-    }
-}
-
-/// Returns an 8.3 name as text. Bits 3 and 4 of `case` say that a part is in lower case.
-fn short_name(short: &[u8; 11], case: u8) -> String {
-    let (stem, suffix) = short.split_at(8);
-    let text = |part: &[u8], lower: bool| {
-        let text: String = part
-            .iter()
-            .map(|&byte| {
-                if byte.is_ascii() {
-                    char::from(byte)
-                } else {
-                    char::REPLACEMENT_CHARACTER
-                }
-            })
-            .collect();
-        let text = text.trim_end();
-        if lower {
-            text.to_ascii_lowercase()
-        } else {
-            text.to_owned()
-        }
-    };
-    let (stem, suffix) = (text(stem, case & 0x08 != 0), text(suffix, case & 0x10 != 0));
-    if suffix.is_empty() {
-        stem
-    } else {
-        format!("{stem}.{suffix}")
-    }
-}
-
-fn checksum_of(short: &[u8; 11]) -> u8 {
-    short
-        .iter()
-        .fold(0_u8, |sum, &byte| sum.rotate_right(1).wrapping_add(byte))
-}
-
-const UNITS_OF_PART: usize = 13;
-const LAST_PART: u8 = 0x40;
-
-/// A long name as it comes together: its parts stand before the short name, the last one first.
-#[derive(Default)]
-struct LongName {
-    /// The parts so far, each before the ones that came earlier.
-    units: Vec<u16>,
-    /// The order of the part that came last, and the checksum they all carry.
-    state: Option<(u8, u8)>,
-}
-
-impl LongName {
-    fn add(&mut self, order: u8, checksum: u8, part: &[u16]) {
-        let number = order & !LAST_PART;
-        let continues = self.state == Some((number.saturating_add(1), checksum));
-        if order & LAST_PART != 0 {
-            self.units.clear();
-        } else if !continues {
-            *self = Self::default();
-            return;
-        }
-        self.units.splice(..0, part.iter().copied());
-        self.state = Some((number, checksum));
-    }
-
-    /// Returns the name, when it is whole and belongs to the short name with `checksum`.
-    fn finish(self, checksum: u8) -> Option<String> {
-        let is_whole = self.state == Some((1, checksum));
-        let text = self
-            .units
-            .split(|&unit| unit == 0)
-            .next()
-            .unwrap_or_default();
-        is_whole.then(|| String::from_utf16_lossy(text))
     }
 }

@@ -8,7 +8,7 @@
 //!   partition is what ([`DiskLayout`], [`Slot`], [`Architecture`]);
 //! - what a slot holds, told by partition labels and UUIDs alone ([`SlotContent`],
 //!   [`RootHash`]);
-//! - the three writes to a table: [`create`], [`relabel`], [`repair`];
+//! - the three writes to a table: [`create()`], [`relabel`], [`repair`];
 //! - version order ([`Version`]), the names of boot entries ([`BootEntry`]) and which of
 //!   them boots next ([`choose_entry`]).
 //!
@@ -34,6 +34,8 @@ pub mod device;
 pub mod esp;
 #[cfg(feature = "esp")]
 mod fat;
+#[cfg(feature = "esp")]
+mod fat_folder;
 mod header;
 pub mod health;
 #[cfg(feature = "esp")]

@@ -97,9 +97,12 @@ impl Table {
     }
 
     /// Returns what is wrong with the partitions among each other.
+    ///
+    /// A hostile table has thirty thousand of them: no pair is looked at that is not
+    /// next to each other by start or by UUID.
     fn faults(&self) -> Vec<TableFault> {
         let mut faults = Vec::new();
-        for (at, partition) in self.partitions.iter().enumerate() {
+        for partition in &self.partitions {
             let number = partition.number;
             if partition.start < self.usable.start || partition.range().end > self.usable.end {
                 faults.push(TableFault::OutsideUsable { number });
@@ -107,22 +110,44 @@ impl Table {
             if partition.uuid.is_nil() {
                 faults.push(TableFault::NilUuid { number });
             }
-            for other in self.partitions.iter().skip(at + 1) {
-                let (first, second) = (number, other.number);
-                if partition.overlaps(other) {
+        }
+
+        let mut by_start: Vec<_> = self.partitions.iter().collect();
+        by_start.sort_by_key(|partition| partition.start);
+        let mut by_start = by_start.into_iter();
+        if let Some(mut reaching) = by_start.next() {
+            for next in by_start {
+                if reaching.overlaps(next) {
+                    let (first, second) = in_order(reaching, next);
                     faults.push(TableFault::Overlap { first, second });
                 }
-                // Two slots that hold the same release share the UUIDs made from
-                // its root hash: that is in the nature of the convention.
-                let same_image =
-                    partition.type_guid == other.type_guid && partition.label == other.label;
-                if partition.uuid == other.uuid && !partition.uuid.is_nil() && !same_image {
-                    faults.push(TableFault::SharedUuid { first, second });
+                if next.range().end > reaching.range().end {
+                    reaching = next;
                 }
+            }
+        }
+
+        let mut by_uuid: Vec<_> = self
+            .partitions
+            .iter()
+            .filter(|p| !p.uuid.is_nil())
+            .collect();
+        by_uuid.sort_by_key(|partition| (partition.uuid, partition.number));
+        for (a, b) in by_uuid.iter().zip(by_uuid.iter().skip(1)) {
+            // Two slots that hold the same release share the UUIDs made from its root
+            // hash: that is in the nature of the convention.
+            let same_image = a.type_guid == b.type_guid && a.label == b.label;
+            if a.uuid == b.uuid && !same_image {
+                let (first, second) = in_order(a, b);
+                faults.push(TableFault::SharedUuid { first, second });
             }
         }
         faults
     }
+}
+
+fn in_order(a: &Partition, b: &Partition) -> (u32, u32) {
+    (a.number.min(b.number), a.number.max(b.number))
 }
 
 enum Entry {

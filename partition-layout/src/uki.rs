@@ -57,6 +57,10 @@ impl Uki {
                 b".cmdline" => &mut command_line,
                 _ => continue,
             };
+            // The first of a name counts, as for the loader.
+            if text.is_some() {
+                continue;
+            }
             let mut bytes =
                 vec![0; usize::try_from(section.size.min(MAX_TEXT_BYTES)).unwrap_or_default()];
             let length = read(u64::from(section.offset), &mut bytes)?;

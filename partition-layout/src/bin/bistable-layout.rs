@@ -114,7 +114,10 @@ fn run_inspect(path: &Path, form: Form) -> io::Result<u8> {
 }
 
 fn run_repair(path: &Path) -> io::Result<u8> {
-    let mut disk = match File::options().read(true).write(true).open(path) {
+    // The lock keeps udev and other tools that follow systemd's convention for block
+    // devices from reading a table that is half written.
+    let opened = File::options().read(true).write(true).open(path);
+    let mut disk = match opened.and_then(|disk| disk.lock().map(|()| disk)) {
         Ok(disk) => disk,
         Err(error) => {
             complain(path, &chain(&error));
