@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use partition_layout::{
-    Architecture, DiskLayout, DiskPlan, Form, RootHash, Slot, SlotContent, Version, create,
+    Architecture, DiskLayout, DiskPlan, Form, RootHash, Slot, SlotContent, Version, create, repair,
 };
 use updater::names::ErrorName;
 
-const GIB: u64 = 1 << 30;
+/// The size of a node's disk, in bytes.
+const DISK: u64 = 8 << 30;
 
 fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd-units")
@@ -41,6 +42,8 @@ fn told(output: &Output) -> String {
     )
 }
 
+/// Makes a disk that is as large as its plan needs, and then grows, as a cloud
+/// grows it.
 fn disk(path: &Path, plan: &DiskPlan) {
     let mut options = OpenOptions::new();
     let mut file = options
@@ -49,8 +52,20 @@ fn disk(path: &Path, plan: &DiskPlan) {
         .create_new(true)
         .open(path)
         .unwrap();
-    file.set_len(8 * GIB).unwrap();
+    let made = match plan.form {
+        Form::Shipped => plan.smallest_disk(),
+        Form::Full => DISK,
+    };
+    file.set_len(made).unwrap();
     create(&mut file, plan).unwrap();
+    file.set_len(DISK).unwrap();
+}
+
+/// Does what the drop-in of systemd-repart.service does first.
+fn bring_the_table_to_the_end(path: &Path) {
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).write(true).open(path).unwrap();
+    repair(&mut file).unwrap();
 }
 
 fn layout(path: &Path) -> DiskLayout {
@@ -68,6 +83,7 @@ fn the_first_boot_makes_the_disk_that_partition_layout_would_have_made() {
     let hash = RootHash::parse(&hash).unwrap();
     plan.slot_a = Some((Version::parse("1").unwrap(), hash));
     disk(&shipped, &plan);
+    bring_the_table_to_the_end(&shipped);
     let before = layout(&shipped);
 
     let definitions = format!("--definitions={}", units().join("repart.d").display());
