@@ -17,8 +17,10 @@ use std::sync::OnceLock;
 use image::build::{DISK, DiskChoice, Order, Origin, PackageChoice, build};
 use image::declaration::Declaration;
 use image::manifest::ImageManifest;
+use image::store::Store;
 use image::tool::Tool;
 use image::toolbox::Toolbox;
+use image::tree::Tree;
 use sha2::{Digest, Sha256};
 
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
@@ -144,6 +146,25 @@ fn unpacked(built: &Built) -> tempfile::TempDir {
         .run()
         .unwrap();
     folder
+}
+
+/// Names what two builds' trees do not have in common.
+fn differences(one: &Built, two: &Built) -> Vec<String> {
+    let load = |built: &Built| {
+        let store = Store::open(&built.order.build_dir.join("ostree")).unwrap();
+        store
+            .load(built.manifest.ostree_commit.as_ref().unwrap())
+            .unwrap()
+            .tree
+    };
+    let (one, two) = (load(one), load(two));
+    let unlike = |left: &Tree, right: &Tree| {
+        left.iter()
+            .filter(|(path, node)| right.get(path) != Some(*node))
+            .map(|(path, _)| path.to_owned())
+            .collect::<Vec<_>>()
+    };
+    [unlike(&one, &two), unlike(&two, &one)].concat()
 }
 
 fn is_elf(content: &[u8]) -> bool {
@@ -348,6 +369,7 @@ fn the_images_keep_to_their_sizes_and_say_what_they_are() {
 #[test]
 fn the_same_inputs_give_the_same_commit_root_hash_uki_and_disk() {
     let (one, two) = (first(), build_anew());
+    assert_eq!(differences(one, &two), Vec::<String>::new());
     assert_eq!(one.manifest, two.manifest);
     for name in [
         ImageManifest::ROOT,
