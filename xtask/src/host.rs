@@ -7,26 +7,49 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 
 /// Debian packages, each with what it is here for.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 21] = [
     ("ca-certificates", "the package archive over TLS"),
     ("cpio", "the initrd's oracle in tests"),
     (
         "cryptsetup-bin",
         "veritysetup: oracle and peer of the hash tree",
     ),
-    ("dbus", "a private bus for the daemon's tests"),
+    (
+        "dbus-daemon",
+        "a private bus for the tests of daemon and gate",
+    ),
     ("debian-archive-keyring", "the keys of Debian's archive"),
+    (
+        "dosfstools",
+        "mkfs.vfat: oracle of the reader of the EFI system partition",
+    ),
+    (
+        "e2fsprogs",
+        "mkfs.ext4: a foreign file system for the tests",
+    ),
     ("fdisk", "sfdisk: oracle of the partition table"),
     ("gcc", "linking, and the crates that build C"),
     ("gdisk", "sgdisk: oracle of the partition table"),
     ("libc6-dev", "linking, and the static libc of PID 1"),
     ("libostree-dev", "the crate ostree"),
-    ("mmdebstrap", "root trees from Debian packages"),
     ("mtools", "the EFI system partition without a mount"),
     ("ovmf", "real firmware for the virtual machines"),
     ("pkg-config", "finding libostree"),
     ("qemu-system-x86", "the virtual machines"),
     ("qemu-utils", "disk images"),
+    ("systemd", "systemd-analyze: oracle of versions and units"),
+    (
+        "systemd-container",
+        "systemd-dissect: oracle of the partition table",
+    ),
+    (
+        "util-linux",
+        "setpriv: no virtual machine outlives its test",
+    ),
+    (
+        "xz-utils",
+        "the damaged partition tables among the known answers",
+    ),
 ];
 
 /// Installs what is missing, or says how to.

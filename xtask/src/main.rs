@@ -35,6 +35,8 @@ enum Task {
     /// Plays the main job in this terminal: build three releases (one sick), boot,
     /// stage, flip, good; then the sick one, and back
     Demo,
+    /// Builds the releases that the demo and the stories use, where they are missing or old
+    Releases,
     /// Runs the tests, the fast rungs first
     Test {
         /// Only the rungs without virtual machines and without image builds
@@ -71,6 +73,7 @@ fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Setup => host::set_up(),
         Task::Demo => releases::demo(&checkout),
+        Task::Releases => releases::build_all(&checkout),
         Task::Test { fast: true, .. } => rungs::run_fast(&checkout),
         Task::Test { story, .. } => rungs::run_all(&checkout, story.as_deref()),
         Task::Check => rungs::check(&checkout),

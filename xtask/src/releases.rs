@@ -124,6 +124,13 @@ fn build(
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
 }
 
+/// Makes every release that the demo and the stories use.
+pub(crate) fn build_all(checkout: &Checkout) -> Result<()> {
+    host::set_up()?;
+    prepare(checkout, &[DEMO, STORIES].concat())?;
+    Ok(())
+}
+
 /// Runs the image builder with the user's own arguments.
 pub(crate) fn image_tool(checkout: &Checkout, arguments: &[String]) -> Result<()> {
     host::set_up()?;

@@ -44,8 +44,7 @@ pub(crate) fn run_all(checkout: &Checkout, story: Option<&str>) -> Result<()> {
     } else {
         host::set_up()?;
     }
-    let recipes = [releases::DEMO.as_slice(), releases::STORIES.as_slice()].concat();
-    let tool = releases::prepare(checkout, &recipes)?;
+    let tool = releases::prepare(checkout, &[releases::DEMO, releases::STORIES].concat())?;
     if story.is_none() {
         command::run(with_images(checkout, &tool).args([
             "--package",
