@@ -50,9 +50,7 @@ pub(crate) fn run_all(checkout: &Checkout, story: Option<&str>) -> Result<()> {
             "--package",
             "image",
             "--test",
-            "tree",
-            "--test",
-            "reproducible",
+            "whole_build",
         ]))?;
     }
     let mut stories = with_images(checkout, &tool);
