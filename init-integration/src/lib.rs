@@ -26,7 +26,24 @@
 //!
 //! # The health gate, `bistable-health-gate`
 //!
-//! With the feature `gate`. PID 1 is built without it: rustix and our own crates only.
+//! It owns the judgement over a booted release: what is checked, for how long it has to
+//! hold, until when. It refuses to own slots: it asks the updater's daemon to mark the booted
+//! one, and changes nothing itself but a file with its verdict.
+//!
+//! - Nothing becomes good that did not hold for the whole soak time, read back whole, and
+//!   can be updated again.
+//! - On a trial every path ends: good, given up, or restarted with the try spent. A dead
+//!   daemon, a dead bus, a configuration with mistakes and a restart of the gate all lead there.
+//! - A good slot is never given up and never restarted.
+//! - The reason is on the disk before anybody is told.
+//!
+//! **What watches the gate.** systemd restarts it when it dies, and kills it when it
+//! says nothing for two minutes. Behind it stands `bistable-undecided.timer`, which needs no
+//! code of ours, and behind systemd the hardware watchdog.
+//!
+//! Start reading at [`health::gate`], the decision; then [`health::watch`].
+//!
+//! It is built with the feature `gate`. PID 1 is built without: rustix and our own crates only.
 
 pub mod block_devices;
 pub mod cmdline;

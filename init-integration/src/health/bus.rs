@@ -8,7 +8,8 @@ use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, proxy};
 
-/// How long connecting may take, and any one answer.
+/// How long connecting may take, and being told that a restart begins. Other calls
+/// are bounded by who makes them.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the bus is of no use right now.
@@ -16,8 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum BusError {
     #[error("cannot connect to the system bus")]
     Connect { source: zbus::Error },
-    #[error("the system bus does not answer within {} s", PATIENCE.as_secs())]
-    Silent,
+    #[error("{whom} does not answer within {} s", within.as_secs())]
+    Silent {
+        whom: &'static str,
+        within: Duration,
+    },
     #[error("{whom} does not answer as it should")]
     Call {
         whom: &'static str,
@@ -61,10 +65,13 @@ impl Bus {
             BusAddress::System => Builder::system(),
             BusAddress::At(address) => Builder::address(address.as_str()),
         };
-        let connecting = timeout(PATIENCE, builder.method_timeout(PATIENCE).build());
+        let connecting = timeout(PATIENCE, builder.build());
         let connection = connecting
             .await
-            .map_err(|_| BusError::Silent)?
+            .map_err(|_| BusError::Silent {
+                whom: "the system bus",
+                within: PATIENCE,
+            })?
             .map_err(|source| BusError::Connect { source })?;
         Ok(self.connection.insert(connection).clone())
     }
@@ -167,7 +174,10 @@ impl Systemd {
         let ask = async { self.manager().await?.reboot().await };
         match timeout(PATIENCE, ask).await {
             Ok(answer) => answer.map_err(of_systemd),
-            Err(_) => Err(BusError::Silent),
+            Err(_) => Err(BusError::Silent {
+                whom: "systemd",
+                within: PATIENCE,
+            }),
         }
     }
 }
@@ -187,7 +197,7 @@ impl BusError {
                 source: zbus::Error::MethodError(name, _, _),
                 ..
             } => Some(name.as_str()),
-            Self::Call { .. } | Self::Connect { .. } | Self::Silent => None,
+            Self::Call { .. } | Self::Connect { .. } | Self::Silent { .. } => None,
         }
     }
 }

@@ -126,7 +126,10 @@ impl Updater {
             let attempt = async { call(&self.manager().await?).await };
             let outcome = timeout_at(deadline, attempt)
                 .await
-                .map_err(|_| BusError::Silent)?;
+                .map_err(|_| BusError::Silent {
+                    whom: "the updater",
+                    within: patience,
+                })?;
             match outcome.map_err(of_updater) {
                 Err(error) if error.name() == Some(BUSY) && Instant::now() + RETRY < deadline => {
                     sleep(RETRY).await

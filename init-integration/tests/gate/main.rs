@@ -283,6 +283,13 @@ async fn a_busy_updater_is_asked_again() {
     node.answers.lock().unwrap().refusals = vec![Refusal::Busy, Refusal::Busy];
     assert_eq!(ended(node.gate()).await, Ended::Good);
     assert_eq!(node.calls(), [Call::MarkGood]);
+
+    let mut node = Node::on_trial().await;
+    node.deadline = SHORT;
+    node.set_unit("web.service", "inactive");
+    node.answers.lock().unwrap().refusals = vec![Refusal::Busy, Refusal::Busy];
+    ended(node.gate()).await;
+    assert_eq!(marked_bad(&node.calls()).1, "web");
 }
 
 #[tokio::test]
