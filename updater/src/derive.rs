@@ -43,11 +43,15 @@ pub fn derive(seen: &Observed) -> Node {
         },
         None => Standing::Condemned,
     };
-    let floor = match (&seen.floor, standing) {
-        // A node that has never had a trial accepts nothing older than it shipped with.
-        (None, Standing::Good) => Some(version.clone()),
-        (floor, Standing::Good | Standing::Trial { .. } | Standing::Condemned) => floor.clone(),
+    let spare = spare(seen);
+    // A node that has never ended a trial accepts nothing older than the good
+    // release that it shipped with.
+    let shipped = match (standing, spare.status, &spare.held) {
+        (Standing::Good, ..) => Some(version),
+        (_, SlotStatus::Good, Some((held, _))) => Some(held),
+        (Standing::Trial { .. } | Standing::Condemned, ..) => None,
     };
+    let floor = seen.floor.as_ref().or(shipped).cloned();
     Node {
         booted: Booted {
             slot: seen.disk.booted,
@@ -56,7 +60,7 @@ pub fn derive(seen: &Observed) -> Node {
             standing,
             entry,
         },
-        spare: spare(seen),
+        spare,
         has_variables: seen.has_variables,
         boot_id: seen.boot_id.clone(),
         floor,

@@ -4,18 +4,21 @@
 //!
 //! [`machine`]: crate::machine
 
+mod handle;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::handle::{Accepted, Handle, RequestError, View};
+use self::handle::{Call, Reply, SETTLING};
 use crate::derive;
 use crate::hands::{Device, Hands, Network, Order};
 use crate::job::{Job, JobKind, RunningJob};
 use crate::machine::{self, Effect, Event, Outcome, Rejection, Report, Request, State, Stopped};
 use crate::meter::Meter;
-use crate::node::Node;
 use crate::observe::{ObserveError, observe};
 use crate::ports::{Clock, Offer, Stopper};
 use crate::refusal::{Failure, Refused};
@@ -24,105 +27,6 @@ use crate::refusal::{Failure, Refused};
 const FINISHED_JOBS: usize = 8;
 /// How many callers may wait to be heard. More are made to wait by the bus.
 const REQUESTS: usize = 32;
-
-/// How things stand, for everyone to see.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// The state in one word.
-    pub state: &'static str,
-    pub node: Node,
-    /// What the last check found.
-    pub offer: Option<Offer>,
-    pub last_check: Option<Timestamp>,
-    pub last_error: Option<Failure>,
-    /// The job at work, and the last ones that ended; oldest first.
-    pub jobs: Vec<Job>,
-    pub current_job: Option<u64>,
-}
-
-/// What a request led to.
-#[derive(Debug, Clone)]
-pub enum Accepted {
-    /// A job was begun.
-    Job(Job),
-    /// It is done.
-    Done,
-}
-
-/// Why a request led to nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    #[error(transparent)]
-    Refused(Refused),
-    #[error(transparent)]
-    Failed(Failure),
-}
-
-type Reply = oneshot::Sender<Result<Accepted, RequestError>>;
-
-enum Call {
-    Ask { request: Request, reply: Reply },
-    CancelJob { id: u64, reply: Reply },
-    GoDown,
-}
-
-/// The way to the head, for any number of callers.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    calls: mpsc::Sender<Call>,
-    view: watch::Receiver<Arc<View>>,
-}
-
-impl Handle {
-    /// Puts a request to the head. Completes when it was refused, when a job
-    /// was begun, or, for what is no job, when it is done.
-    pub async fn request(&self, request: Request) -> Result<Accepted, RequestError> {
-        let (reply, answer) = oneshot::channel();
-        self.call(Call::Ask { request, reply }, answer).await
-    }
-
-    /// Asks a job to stop.
-    pub async fn cancel(&self, id: u64) -> Result<Accepted, RequestError> {
-        let (reply, answer) = oneshot::channel();
-        self.call(Call::CancelJob { id, reply }, answer).await
-    }
-
-    async fn call(
-        &self,
-        call: Call,
-        answer: oneshot::Receiver<Result<Accepted, RequestError>>,
-    ) -> Result<Accepted, RequestError> {
-        let gone = || RequestError::Refused(Refused::GoingDown);
-        self.calls.send(call).await.map_err(|_| gone())?;
-        answer.await.unwrap_or_else(|_| Err(gone()))
-    }
-
-    /// Asks the head to end: it takes no more requests, and lets the hands
-    /// finish what must not be left half done.
-    pub async fn go_down(&self) {
-        // It has gone already if nobody listens.
-        drop(self.calls.send(Call::GoDown).await);
-    }
-
-    /// Returns how things stand now.
-    pub fn view(&self) -> Arc<View> {
-        self.view.borrow().clone()
-    }
-
-    /// Returns a view that can be waited for.
-    pub fn follow(&self) -> watch::Receiver<Arc<View>> {
-        self.view.clone()
-    }
-
-    /// Completes when what an earlier boot left open has been ended.
-    pub async fn settled(&self) {
-        let mut view = self.view.clone();
-        // The head has gone if this fails; whoever waits for it will notice.
-        drop(view.wait_for(|view| view.state != SETTLING).await);
-    }
-}
-
-const SETTLING: &str = "settling";
 
 /// The hands' thread ended on its own.
 #[derive(Debug, thiserror::Error)]

@@ -57,12 +57,12 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                 Ok(None) => {}
                 Ok(Some(report)) => return report,
                 Err(Stopped::Failed(failure)) if effect.is_note() => {
-                    tracing::error!(effect = name_of(effect), error = %failure, "cannot write down what happened");
+                    tracing::error!(effect = effect.name(), error = %failure, "cannot write down what happened");
                     notes = Notes::Missing;
                 }
                 Err(stopped) => {
                     if let Stopped::Failed(failure) = &stopped {
-                        tracing::error!(effect = name_of(effect), name = failure.name.short(), error = %failure, "gave up");
+                        tracing::error!(effect = effect.name(), name = failure.name.short(), error = %failure, "gave up");
                     }
                     result = Err(stopped);
                     break;
@@ -89,9 +89,9 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         if order.stop.is_set() {
             return Err(Stopped::Asked);
         }
-        tracing::debug!(effect = name_of(effect), "begins");
+        tracing::debug!(effect = effect.name(), "begins");
         let meter = &*order.meter;
-        meter.phase(phase_of(effect));
+        meter.phase(effect.phase());
         let device = &self.device;
         match effect {
             Effect::Interrupt | Effect::EndJob(_) => Ok(()),
@@ -382,69 +382,4 @@ fn releases(error: ReleasesError) -> Stopped {
         ReleasesError::Local { .. } => ErrorName::Internal,
     };
     Stopped::Failed(Failure::new(name, &error))
-}
-
-/// The phase that a job shows while an effect is at work.
-const fn phase_of(effect: &Effect) -> &'static str {
-    match effect {
-        Effect::Refresh => "check",
-        Effect::Resolve { .. } => "resolve",
-        Effect::Disarm { .. } | Effect::CheckRoom { .. } => "disarm",
-        Effect::WriteTree { .. } => "tree",
-        Effect::WriteRoot { .. } => "root",
-        Effect::ReadBack { .. } | Effect::CheckWhole { .. } => "verify",
-        Effect::Label { .. } => "label",
-        Effect::WriteKernel { .. } => "kernel",
-        Effect::RecordTrial { .. }
-        | Effect::Arm { .. }
-        | Effect::Rearm { .. }
-        | Effect::AskFor { .. } => "arm",
-        Effect::PutBack { .. } | Effect::ForgetTrial => "clear",
-        Effect::Interrupt
-        | Effect::EndJob(_)
-        | Effect::Demote { .. }
-        | Effect::Bless { .. }
-        | Effect::RemoveBooted { .. }
-        | Effect::MarkSettled
-        | Effect::RecordRollback(_)
-        | Effect::Bar { .. }
-        | Effect::Forgive { .. }
-        | Effect::RaiseFloor { .. }
-        | Effect::Remember(_) => "record",
-        Effect::Reboot => "reboot",
-    }
-}
-
-/// An effect in the journal: its name without its payload.
-const fn name_of(effect: &Effect) -> &'static str {
-    match effect {
-        Effect::Interrupt => "interrupt",
-        Effect::EndJob(_) => "end-job",
-        Effect::Refresh => "refresh",
-        Effect::Resolve { .. } => "resolve",
-        Effect::Disarm { .. } => "disarm",
-        Effect::CheckRoom { .. } => "check-room",
-        Effect::WriteTree { .. } => "write-tree",
-        Effect::WriteRoot { .. } => "write-root",
-        Effect::ReadBack { .. } => "read-back",
-        Effect::Label { .. } => "label",
-        Effect::WriteKernel { .. } => "write-kernel",
-        Effect::CheckWhole { .. } => "check-whole",
-        Effect::RecordTrial { .. } => "record-trial",
-        Effect::Arm { .. } => "arm",
-        Effect::Rearm { .. } => "rearm",
-        Effect::PutBack { .. } => "put-back",
-        Effect::AskFor { .. } => "ask-for",
-        Effect::Demote { .. } => "demote",
-        Effect::Bless { .. } => "bless",
-        Effect::RemoveBooted { .. } => "remove-booted",
-        Effect::MarkSettled => "mark-settled",
-        Effect::RecordRollback(_) => "record-rollback",
-        Effect::Bar { .. } => "bar",
-        Effect::Forgive { .. } => "forgive",
-        Effect::RaiseFloor { .. } => "raise-floor",
-        Effect::Remember(_) => "remember",
-        Effect::ForgetTrial => "forget-trial",
-        Effect::Reboot => "reboot",
-    }
 }

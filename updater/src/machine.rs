@@ -28,6 +28,7 @@
 //! state from them. `Clearing` is a state of its own so that a late report of
 //! the stage that it undoes cannot be taken for the next one's.
 
+mod effect;
 #[cfg(test)]
 mod histories;
 mod orders;
@@ -36,12 +37,12 @@ mod words;
 use partition_layout::RootHash;
 use release::Release;
 
+pub use self::effect::{Blame, Effect, Note};
 pub use self::orders::ONE_SHOT_TRIES;
 pub(crate) use self::orders::blessed;
 use self::orders::{bless, clear_stage, condemn, rearm, stage};
 pub use self::words::{
-    Blame, Complaint, Effect, Event, Job, Note, Outcome, Report, Request, State, Stopped, Stopping,
-    Target,
+    Complaint, Event, Job, Outcome, Report, Request, State, Stopped, Stopping, Target,
 };
 use crate::admit::{self, Admitted, Ask};
 use crate::node::{Node, SlotStatus, Standing, Way};

@@ -172,9 +172,12 @@ fn a_disk_as_shipped_has_one_slot() {
 }
 
 fn reason_of(effects: &[Effect]) -> Option<&str> {
-    effects.iter().find_map(|effect| match effect {
-        Effect::RecordRollback(blame) => Some(blame.complaint.reason.as_str()),
-        _ => None,
+    effects.iter().find_map(|effect| {
+        if let Effect::RecordRollback(blame) = effect {
+            Some(blame.complaint.reason.as_str())
+        } else {
+            None
+        }
     })
 }
 
@@ -304,7 +307,26 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
             Effect::RaiseFloor { version } => seen.floor = Some(version.clone()),
             Effect::ForgetTrial => seen.trial = None,
             Effect::Remember(_) | Effect::MarkSettled => {}
-            other => panic!("settling does not {other:?}"),
+            Effect::Interrupt
+            | Effect::EndJob(_)
+            | Effect::Refresh
+            | Effect::Resolve { .. }
+            | Effect::CheckRoom { .. }
+            | Effect::WriteTree { .. }
+            | Effect::WriteRoot { .. }
+            | Effect::ReadBack { .. }
+            | Effect::Label { .. }
+            | Effect::WriteKernel { .. }
+            | Effect::CheckWhole { .. }
+            | Effect::RecordTrial { .. }
+            | Effect::Arm { .. }
+            | Effect::Rearm { .. }
+            | Effect::PutBack { .. }
+            | Effect::AskFor { .. }
+            | Effect::Demote { .. }
+            | Effect::Bless { .. }
+            | Effect::RemoveBooted { .. }
+            | Effect::Reboot => panic!("settling does not {}", effect.name()),
         }
     }
 }

@@ -3,7 +3,8 @@
 use partition_layout::{RootHash, Version};
 use release::Release;
 
-use super::words::{Blame, Complaint, Effect, Note, Outcome, Target};
+use super::effect::{Blame, Effect, Note};
+use super::words::{Complaint, Outcome, Target};
 use crate::node::{Node, SlotStatus, Standing, Way};
 use crate::records::Happened;
 

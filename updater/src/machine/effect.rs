@@ -1,0 +1,249 @@
+use partition_layout::{BootEntry, RootHash, Slot, Version};
+use release::Release;
+
+use super::words::{Complaint, Outcome};
+use crate::node::Way;
+use crate::records::Happened;
+
+/// One thing to do. The hands do a list of them in order and stop at the first
+/// that fails, but for notes ([`Effect::is_note`]), whose failure is told and
+/// does not keep a slot from being disarmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    // for the head
+    /// Tells the hands to stop.
+    Interrupt,
+    /// Ends the job at work.
+    EndJob(Outcome),
+
+    // for the hands: the repository
+    Refresh,
+    Resolve {
+        version: Option<Version>,
+    },
+
+    // for the hands: the spare slot
+    /// Removes every boot entry but the booted one's, then labels the slot empty.
+    Disarm {
+        spare: Slot,
+        booted: Version,
+    },
+    /// Fails if the kernel image will not fit.
+    CheckRoom {
+        release: Box<Release>,
+    },
+    WriteTree {
+        spare: Slot,
+        release: Box<Release>,
+    },
+    WriteRoot {
+        spare: Slot,
+        release: Box<Release>,
+    },
+    ReadBack {
+        spare: Slot,
+        release: Box<Release>,
+    },
+    Label {
+        spare: Slot,
+        version: Version,
+        root_hash: RootHash,
+    },
+    /// Writes the kernel image under a temporary name and reads it back.
+    WriteKernel {
+        release: Box<Release>,
+    },
+    /// Reads a slot that was written in the past.
+    CheckWhole {
+        spare: Slot,
+        root_hash: RootHash,
+    },
+    RecordTrial {
+        spare: Slot,
+        version: Version,
+        root_hash: RootHash,
+        tries: u32,
+        way: Way,
+    },
+    /// Makes the temporary kernel image an entry with tries.
+    Arm {
+        version: Version,
+        tries: u32,
+        way: Way,
+    },
+    /// Gives an entry that is there tries.
+    Rearm {
+        entry: BootEntry,
+        tries: u32,
+        way: Way,
+    },
+    /// Puts an entry back as it was, whatever its counter is now.
+    PutBack {
+        entry: BootEntry,
+    },
+    /// Asks the boot loader for an entry, once.
+    AskFor {
+        entry: BootEntry,
+    },
+
+    // for the hands: verdicts
+    /// Empties an entry's counter: a last resort from now on.
+    Demote {
+        entry: BootEntry,
+    },
+    /// Takes an entry's counter away.
+    Bless {
+        entry: BootEntry,
+    },
+    /// Removes the booted slot's entry.
+    RemoveBooted {
+        version: Version,
+    },
+    MarkSettled,
+
+    // for the hands: records
+    RecordRollback(Blame),
+    Bar {
+        version: Version,
+        root_hash: RootHash,
+        reason: String,
+    },
+    Forgive {
+        root_hash: RootHash,
+    },
+    RaiseFloor {
+        version: Version,
+    },
+    Remember(Note),
+    ForgetTrial,
+
+    Reboot,
+}
+
+/// A rollback, but for the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blame {
+    pub version: Version,
+    pub root_hash: RootHash,
+    pub complaint: Complaint,
+    pub tries: u32,
+    pub armed_at: Option<jiff::Timestamp>,
+}
+
+/// A history line, but for the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub event: Happened,
+    pub version: Version,
+    pub root_hash: RootHash,
+    pub slot: Option<Slot>,
+    pub message: String,
+}
+
+impl Effect {
+    /// Returns whether it only writes down what happened.
+    pub const fn is_note(&self) -> bool {
+        match self {
+            Self::RecordRollback(_)
+            | Self::Bar { .. }
+            | Self::RaiseFloor { .. }
+            | Self::Remember(_)
+            | Self::ForgetTrial
+            | Self::MarkSettled => true,
+            Self::Interrupt
+            | Self::EndJob(_)
+            | Self::Refresh
+            | Self::Resolve { .. }
+            | Self::Disarm { .. }
+            | Self::CheckRoom { .. }
+            | Self::WriteTree { .. }
+            | Self::WriteRoot { .. }
+            | Self::ReadBack { .. }
+            | Self::Label { .. }
+            | Self::WriteKernel { .. }
+            | Self::CheckWhole { .. }
+            | Self::RecordTrial { .. }
+            | Self::Arm { .. }
+            | Self::Rearm { .. }
+            | Self::PutBack { .. }
+            | Self::AskFor { .. }
+            | Self::Demote { .. }
+            | Self::Bless { .. }
+            | Self::RemoveBooted { .. }
+            | Self::Forgive { .. }
+            | Self::Reboot => false,
+        }
+    }
+
+    /// Returns whether the head does it, not the hands.
+    pub const fn is_for_the_head(&self) -> bool {
+        matches!(self, Self::Interrupt | Self::EndJob(_))
+    }
+}
+
+impl Effect {
+    /// Returns the phase that a job shows while the effect is at work.
+    pub const fn phase(&self) -> &'static str {
+        match self {
+            Self::Refresh => "check",
+            Self::Resolve { .. } => "resolve",
+            Self::Disarm { .. } | Self::CheckRoom { .. } => "disarm",
+            Self::WriteTree { .. } => "tree",
+            Self::WriteRoot { .. } => "root",
+            Self::ReadBack { .. } | Self::CheckWhole { .. } => "verify",
+            Self::Label { .. } => "label",
+            Self::WriteKernel { .. } => "kernel",
+            Self::RecordTrial { .. }
+            | Self::Arm { .. }
+            | Self::Rearm { .. }
+            | Self::AskFor { .. } => "arm",
+            Self::PutBack { .. } | Self::ForgetTrial => "clear",
+            Self::Interrupt
+            | Self::EndJob(_)
+            | Self::Demote { .. }
+            | Self::Bless { .. }
+            | Self::RemoveBooted { .. }
+            | Self::MarkSettled
+            | Self::RecordRollback(_)
+            | Self::Bar { .. }
+            | Self::Forgive { .. }
+            | Self::RaiseFloor { .. }
+            | Self::Remember(_) => "record",
+            Self::Reboot => "reboot",
+        }
+    }
+
+    /// Returns its name in the journal, without its payload.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Interrupt => "interrupt",
+            Self::EndJob(_) => "end-job",
+            Self::Refresh => "refresh",
+            Self::Resolve { .. } => "resolve",
+            Self::Disarm { .. } => "disarm",
+            Self::CheckRoom { .. } => "check-room",
+            Self::WriteTree { .. } => "write-tree",
+            Self::WriteRoot { .. } => "write-root",
+            Self::ReadBack { .. } => "read-back",
+            Self::Label { .. } => "label",
+            Self::WriteKernel { .. } => "write-kernel",
+            Self::CheckWhole { .. } => "check-whole",
+            Self::RecordTrial { .. } => "record-trial",
+            Self::Arm { .. } => "arm",
+            Self::Rearm { .. } => "rearm",
+            Self::PutBack { .. } => "put-back",
+            Self::AskFor { .. } => "ask-for",
+            Self::Demote { .. } => "demote",
+            Self::Bless { .. } => "bless",
+            Self::RemoveBooted { .. } => "remove-booted",
+            Self::MarkSettled => "mark-settled",
+            Self::RecordRollback(_) => "record-rollback",
+            Self::Bar { .. } => "bar",
+            Self::Forgive { .. } => "forgive",
+            Self::RaiseFloor { .. } => "raise-floor",
+            Self::Remember(_) => "remember",
+            Self::ForgetTrial => "forget-trial",
+            Self::Reboot => "reboot",
+        }
+    }
+}
