@@ -19,7 +19,7 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn what_is_shipped_has_no_mistakes() {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd-units");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd-units/config");
     let output = run(&["--check-config", shipped.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(text(&output).contains("containerd"), "{}", text(&output));
