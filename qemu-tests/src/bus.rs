@@ -360,39 +360,33 @@ impl Bus {
         .await
     }
 
-    /// Waits until a unit has left its starting or running, and returns how it ended.
+    /// Waits until a unit that is to remain after it has exited has run well.
+    ///
+    /// Without `RemainAfterExit=` systemd would forget the unit as soon as it ends.
     ///
     /// # Errors
     ///
-    /// Fails when it has not ended at the deadline.
-    pub async fn unit_ended(&self, name: &str, deadline: Deadline) -> Result<String> {
+    /// Fails when the unit fails, or has not run at the deadline.
+    pub async fn unit_has_run(&self, name: &str, deadline: Deadline) -> Result<()> {
         deadline
-            .until(format_args!("{name} to end"), async || {
+            .until(format_args!("{name} to run"), async || {
                 let unit = self.unit(name, "Unit").await?;
                 let state = unit
                     .get("ActiveState")
                     .and_then(Value::as_str)
                     .unwrap_or_default();
-                let ever = unit
-                    .get("InactiveExitTimestamp")
-                    .and_then(Value::as_u64)
-                    .unwrap_or_default();
-                if ever == 0
-                    || matches!(
-                        state,
-                        "activating" | "active" | "deactivating" | "reloading"
-                    )
-                {
-                    return Ok(Look::NotYet(format!("it is {state}")));
+                if state == "failed" {
+                    let service = self.unit(name, "Service").await?;
+                    bail!(
+                        "{name} failed: {:?}",
+                        service.get("Result").and_then(Value::as_str)
+                    );
                 }
-                let service = self.unit(name, "Service").await?;
-                Ok(Look::Found(
-                    service
-                        .get("Result")
-                        .and_then(Value::as_str)
-                        .unwrap_or_default()
-                        .into(),
-                ))
+                Ok(if state == "active" {
+                    Look::Found(())
+                } else {
+                    Look::NotYet(format!("it is {state}"))
+                })
             })
             .await
     }

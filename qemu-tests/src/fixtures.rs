@@ -53,6 +53,16 @@ pub struct Sizes {
 }
 
 impl Image {
+    /// Returns the name of its boot entry when it is good.
+    pub fn good_entry(&self) -> String {
+        format!("bistable_{}.efi", self.version)
+    }
+
+    /// Returns the name of its boot entry when it is armed with `tries`.
+    pub fn armed_entry(&self, tries: u32) -> String {
+        format!("bistable_{}+{tries}.efi", self.version)
+    }
+
     /// Returns its disk image.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::smbios::Handed;
 pub const LOG: &str = "journal.log";
 
 const UNIT: &str = "[Unit]\nDescription=The journal, for the second serial port\nDefaultDependencies=no\n\
-    After=systemd-journald.socket\nConflicts=shutdown.target\nBefore=shutdown.target\n\
+    After=systemd-journald.service systemd-journal-flush.service\nConflicts=shutdown.target\nBefore=shutdown.target\n\
     [Service]\nExecStart=/usr/bin/journalctl --follow --boot --lines=all --output=short-monotonic --no-hostname\n\
     StandardOutput=file:/dev/ttyS1\n";
 

@@ -192,7 +192,9 @@ impl Story {
             let text = fs::read(&log).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let lines = text.lines().map(console::plain);
-            let lines: Vec<String> = lines.filter(|line| !line.contains(" running (")).collect();
+            let lines: Vec<String> = lines
+                .filter(|line| !line.contains("] Job ") && !line.contains(") Job "))
+                .collect();
             say(format_args!("the end of {}:", log.display()));
             for line in lines.iter().skip(lines.len().saturating_sub(TAIL)) {
                 say(format_args!("  | {line}"));

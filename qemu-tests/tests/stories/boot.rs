@@ -17,7 +17,7 @@ const REMEMBERED: &str = "/var/lib/story";
 fn container_unit() -> String {
     format!(
         "[Unit]\nDescription=A container from outside\nRequires=containerd.service\nAfter=containerd.service\n\
-         [Service]\nType=oneshot\nStandardOutput=journal+console\nStandardError=journal+console\n\
+         [Service]\nType=oneshot\nRemainAfterExit=yes\nStandardOutput=journal+console\nStandardError=journal+console\n\
          ExecStart=/usr/bin/ctr images import /dev/disk/by-id/virtio-container\n\
          ExecStart=/usr/bin/ctr run --rm {} story\n",
         container::IMAGE
@@ -58,13 +58,10 @@ async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> R
                 || root.starts_with("/dev/mapper/root / erofs ro"),
             "the root is {root:?}"
         );
-        let uuid = node
-            .probe(&Request::Read("/sys/block/dm-0/dm/uuid"))
-            .await?;
-        ensure!(
-            uuid.starts_with("CRYPT-VERITY-"),
-            "the root's device-mapper UUID is {uuid:?}"
-        );
+        for slave in ["vda2", "vda3"] {
+            let path = format!("/sys/block/dm-0/slaves/{slave}/partition");
+            node.probe(&Request::Read(&path)).await?;
+        }
         for path in ["/altered", "/usr/bin/altered", "/usr/lib/os-release"] {
             let refused = node.probe(&Request::Write(path, "x")).await;
             let error = refused.expect_err("the root was written to").to_string();
@@ -73,10 +70,8 @@ async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> R
 
         let mark = node.console().mark();
         bus.start_unit("container-story.service").await?;
-        let result = bus
-            .unit_ended("container-story.service", Deadline::after(BOOT_SECONDS))
+        bus.unit_has_run("container-story.service", Deadline::after(BOOT_SECONDS))
             .await?;
-        ensure!(result == "success", "the container ended with {result:?}");
         let said = node
             .console()
             .wait_for(mark, "container says hello", Deadline::after(60))
@@ -94,7 +89,7 @@ async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> R
         story.step("switched off");
         let var = machine.disk()?.layout().var.as_ref().map(|var| var.uuid);
         ensure!(var.is_some(), "there is no /var on the disk");
-        expect_disk(&machine, Some(&one), None, &["bistable_1.efi"])?;
+        expect_disk(&machine, Some(&one), None, &[&one.good_entry()])?;
 
         let node = machine.power_on().await?;
         let bus = node.bus().await?;
@@ -124,7 +119,7 @@ async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> R
             machine.disk()?.layout().var.as_ref().map(|var| var.uuid) == var,
             "/var was made anew"
         );
-        expect_disk(&machine, Some(&one), None, &["bistable_1.efi"])?;
+        expect_disk(&machine, Some(&one), None, &[&one.good_entry()])?;
         story.step("the second boot found its /var");
         Ok(())
     })

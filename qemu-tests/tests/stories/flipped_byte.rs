@@ -42,7 +42,7 @@ async fn a_flipped_byte_in_the_booted_root_is_refused_by_the_kernel() -> Result<
 
         // Healed, it is the very same node again.
         let machine = node.cut();
-        expect_disk(&machine, Some(&one), None, &["bistable_1.efi"])?;
+        expect_disk(&machine, Some(&one), None, &[&one.good_entry()])?;
         machine.disk()?.flip(Slot::A, IN_SUPERBLOCK)?;
         let node = machine.power_on().await?;
         let bus = node.bus().await?;

@@ -108,7 +108,7 @@ async fn a_hostile_repository_arms_nothing_and_a_sound_one_still_updates() -> Re
             &machine,
             Some(&one),
             Some(&two),
-            &["bistable_1.efi", "bistable_2+3.efi"],
+            &[&one.good_entry(), &two.armed_entry(3)],
         )
     })
     .await

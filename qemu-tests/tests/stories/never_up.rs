@@ -70,7 +70,7 @@ async fn fall_and_return(
         "no reason was kept: {rollback:?}"
     );
     let machine = node.shut_down().await?;
-    expect_disk(&machine, Some(&one), None, &["bistable_1.efi"])
+    expect_disk(&machine, Some(&one), None, &[&one.good_entry()])
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,7 +38,7 @@ async fn wherever_the_power_fails_the_old_slot_boots_and_staging_then_completes(
             // Half-written or whole, nothing but the old slot can be booted.
             let entries = machine.disk()?.boot_entry_names()?;
             ensure!(
-                entries == ["bistable_1.efi"],
+                entries == [one.good_entry()],
                 "after the cut at {cut} %, the boot entries are {entries:?}"
             );
             story.step(&format!(
@@ -59,7 +59,7 @@ async fn wherever_the_power_fails_the_old_slot_boots_and_staging_then_completes(
             &machine,
             Some(&one),
             Some(&two),
-            &["bistable_1.efi", "bistable_2+3.efi"],
+            &[&one.good_entry(), &two.armed_entry(3)],
         )?;
         let node = machine.power_on().await?;
         let bus = node.bus().await?;
@@ -71,7 +71,7 @@ async fn wherever_the_power_fails_the_old_slot_boots_and_staging_then_completes(
             &machine,
             Some(&one),
             Some(&two),
-            &["bistable_1.efi", "bistable_2.efi"],
+            &[&one.good_entry(), &two.good_entry()],
         )
     })
     .await

@@ -90,10 +90,7 @@ async fn a_sick_release_is_undone_explained_and_barred_until_forgiven() -> Resul
             &machine,
             Some(&one),
             Some(&sick),
-            &[
-                "bistable_1.efi",
-                &format!("bistable_{}+3.efi", sick.version),
-            ],
+            &[&one.good_entry(), &sick.armed_entry(3)],
         )
     })
     .await

@@ -134,7 +134,7 @@ async fn update(story: &mut Story) -> Result<()> {
         &machine,
         Some(&one),
         Some(&two),
-        &["bistable_1.efi", "bistable_2.efi"],
+        &[&one.good_entry(), &two.good_entry()],
     )?;
     let node = machine.power_on().await?;
     shop.publisher.publish(&three, &shop.repository)?;
@@ -156,7 +156,7 @@ async fn update(story: &mut Story) -> Result<()> {
         .filter_map(|entry| entry.get("version")?.as_str())
         .collect();
     ensure!(
-        versions.contains(&"2") && versions.contains(&"3"),
+        versions.contains(&two.version.as_str()) && versions.contains(&three.version.as_str()),
         "the history does not tell of both: {history:?}"
     );
     let machine = node.shut_down().await?;
@@ -164,7 +164,7 @@ async fn update(story: &mut Story) -> Result<()> {
         &machine,
         Some(&three),
         Some(&two),
-        &["bistable_2.efi", "bistable_3.efi"],
+        &[&two.good_entry(), &three.good_entry()],
     )
 }
 
