@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use partition_layout::{
-    Architecture, DiskLayout, DiskPlan, Form, RootHash, Slot, SlotContent, Version, create, repair,
+    Architecture, DiskLayout, DiskPlan, Form, RootHash, Slot, SlotContent, Version, create,
 };
 use updater::names::ErrorName;
 

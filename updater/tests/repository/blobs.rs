@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use release::{Blob, Digest};
 use updater::config::Repository;
-use updater::fetch::{Fetcher, build_client};
+use updater::fetch::{Fetcher, Patience, build_client};
 use updater::ports::{Fetch, FetchError, Stopper};
 
-use crate::web::{Request, Server, head, patience, runtime, silence, sound, sound_head, status};
+use crate::web::{
+    Request, Server, haste, head, patience, runtime, silence, sound, sound_head, status,
+};
 
 /// Bytes of which no two places look alike.
 fn content(size: usize) -> Vec<u8> {
@@ -26,14 +28,14 @@ fn blob(size: usize) -> Blob {
     }
 }
 
+fn patient_fetcher(address: &str, patience: Patience) -> Fetcher {
+    let client = build_client(&patience).unwrap();
+    let repository = Repository::parse(address).unwrap();
+    Fetcher::new(Some(repository), client, patience, runtime())
+}
+
 fn fetcher(address: &str) -> Fetcher {
-    let client = build_client(&patience()).unwrap();
-    Fetcher::new(
-        Some(Repository::parse(address).unwrap()),
-        client,
-        patience(),
-        runtime(),
-    )
+    patient_fetcher(address, patience())
 }
 
 /// Fetches `offset..size` and returns how that ended and what came.
@@ -299,14 +301,7 @@ fn a_silent_server_is_left_in_time() {
             }
             silence(stream)
         });
-        let mut fetcher = {
-            let mut short = patience();
-            short.retries = 1;
-            short.connect = short.idle;
-            let client = build_client(&short).unwrap();
-            let repository = Repository::parse(server.address()).unwrap();
-            Fetcher::new(Some(repository), client, short, runtime())
-        };
+        let mut fetcher = patient_fetcher(server.address(), haste());
         let (_stopper, stop) = Stopper::new();
         let begun = Instant::now();
         let result = fetcher.fetch(&blob(10_000), 0, &stop, &mut |_| ControlFlow::Continue(()));
@@ -327,18 +322,24 @@ fn a_server_that_drips_is_left_in_time() {
         let (_never, hears) = std::sync::mpsc::channel::<()>();
         for byte in body {
             stream.write_all(&[*byte])?;
-            assert!(hears.recv_timeout(patience().idle / 8).is_err());
+            assert!(hears.recv_timeout(haste().idle / 8).is_err());
         }
         Ok(())
     });
+    let (_stopper, stop) = Stopper::new();
+    let mut taken = 0;
     let begun = Instant::now();
-    let (result, taken) = fetch(server.address(), 100_000, 0);
+    let result =
+        patient_fetcher(server.address(), haste()).fetch(&blob(100_000), 0, &stop, &mut |bytes| {
+            taken += bytes.len();
+            ControlFlow::Continue(())
+        });
     let error = result.unwrap_err();
     assert!(
         matches!(error, FetchError::RepositoryUnreachable { .. }),
         "{error:?}"
     );
-    assert!(taken.len() < 1_000);
+    assert!(taken < 1_000);
     assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
 }
 
@@ -412,11 +413,7 @@ fn a_node_without_a_repository_says_how_to_set_one() {
 fn a_transfer_stops_when_it_is_told_to_even_by_a_silent_server() {
     let server = Server::start(|_, stream| silence(stream));
     let (stopper, stop) = Stopper::new();
-    let mut patient = patience();
-    patient.idle = std::time::Duration::from_secs(60);
-    let client = build_client(&patient).unwrap();
-    let repository = Repository::parse(server.address()).unwrap();
-    let mut fetcher = Fetcher::new(Some(repository), client, patient, runtime());
+    let mut fetcher = fetcher(server.address());
     let fetching = std::thread::spawn(move || {
         fetcher.fetch(&blob(10), 0, &stop, &mut |_| ControlFlow::Continue(()))
     });

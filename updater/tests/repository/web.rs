@@ -151,15 +151,26 @@ pub(crate) fn runtime() -> tokio::runtime::Handle {
     handle
 }
 
-/// So little that a test ends before its reader does.
+/// Quick to ask again, but slow to take a busy machine for a silent server.
 pub(crate) fn patience() -> Patience {
     Patience {
-        connect: Duration::from_secs(5),
-        idle: Duration::from_millis(400),
-        stall: Duration::from_millis(800),
+        connect: Duration::from_secs(20),
+        idle: Duration::from_secs(20),
+        stall: Duration::from_secs(40),
         progress: 1024,
         retries: 4,
         first_wait: Duration::from_millis(1),
         longest_wait: Duration::from_millis(4),
+    }
+}
+
+/// So little that a test of silence ends before its reader loses his own.
+pub(crate) fn haste() -> Patience {
+    Patience {
+        connect: Duration::from_millis(400),
+        idle: Duration::from_millis(400),
+        stall: Duration::from_millis(800),
+        retries: 1,
+        ..patience()
     }
 }
