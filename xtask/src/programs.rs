@@ -1,7 +1,7 @@
 //! Compiles the node's own programs, and the builder that makes images of them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -11,14 +11,24 @@ use crate::command;
 
 /// The one place where the toolchain's name of the target is spelled: PID 1 is
 /// compiled for it by name, which keeps its static flags from build scripts.
-const TARGET: &str = concat!(env!("XTASK_TARGET"));
+const TARGET: &str = env!("XTASK_TARGET");
 
+/// What a node runs, by package.
 const PACKAGES: [(&str, &[&str]); 4] = [
     ("updater", &["bistable", "bistable-updater"]),
     ("init-integration", &["bistable-health-gate"]),
     ("partition-layout", &["bistable-layout"]),
     ("verity", &["bistable-verity"]),
 ];
+
+/// What has been compiled.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    /// The folder that the image builder takes the node's programs from.
+    pub(crate) node: PathBuf,
+    /// The image builder.
+    pub(crate) image_tool: PathBuf,
+}
 
 /// Returns a cargo command in the checkout, with the toolchain that runs us.
 pub(crate) fn cargo(checkout: &Checkout) -> Command {
@@ -27,10 +37,10 @@ pub(crate) fn cargo(checkout: &Checkout) -> Command {
     cargo
 }
 
-/// Builds the node's programs and collects them in the build folder.
-pub(crate) fn build(checkout: &Checkout) -> Result<PathBuf> {
-    let programs = checkout.programs();
-    fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
+/// Builds the node's programs and the image builder, and collects the former.
+pub(crate) fn build(checkout: &Checkout) -> Result<Programs> {
+    let node = checkout.programs();
+    fs::create_dir_all(&node).with_context(|| format!("cannot make {}", node.display()))?;
 
     let mut shared = cargo(checkout);
     shared.args(["build", "--release"]);
@@ -40,49 +50,39 @@ pub(crate) fn build(checkout: &Checkout) -> Result<PathBuf> {
             shared.args(["--bin", binary]);
         }
     }
+    shared.args(["--package", "image", "--bin", "bistable-image"]);
     command::run(&mut shared)?;
 
     let flags = format!(
         "CARGO_TARGET_{}_RUSTFLAGS",
         TARGET.to_uppercase().replace('-', "_")
     );
-    command::run(
-        cargo(checkout)
-            .args([
-                "build",
-                "--release",
-                "--package",
-                "init-integration",
-                "--bin",
-                "bistable-init",
-            ])
-            .args(["--no-default-features", "--target", TARGET])
-            .env(flags, "-C target-feature=+crt-static"),
-    )?;
-
-    let release = checkout.target().join("release");
-    for binary in PACKAGES.iter().flat_map(|(_, binaries)| binaries.iter()) {
-        collect(&release.join(binary), &programs.join(binary))?;
-    }
-    let init = checkout.target().join(TARGET).join("release/bistable-init");
-    collect(&init, &programs.join("bistable-init"))?;
-    Ok(programs)
-}
-
-/// Builds the image builder and returns its path.
-pub(crate) fn image_tool(checkout: &Checkout) -> Result<PathBuf> {
-    command::run(cargo(checkout).args([
+    let mut init = cargo(checkout);
+    init.args([
         "build",
         "--release",
         "--package",
-        "image",
+        "init-integration",
         "--bin",
-        "bistable-image",
-    ]))?;
-    Ok(checkout.target().join("release/bistable-image"))
+        "bistable-init",
+    ]);
+    init.args(["--no-default-features", "--target", TARGET]);
+    init.env(flags, "-C target-feature=+crt-static");
+    command::run(&mut init)?;
+
+    let release = checkout.target().join("release");
+    for binary in PACKAGES.iter().flat_map(|(_, binaries)| binaries.iter()) {
+        collect(&release.join(binary), &node.join(binary))?;
+    }
+    let init = checkout.target().join(TARGET).join("release/bistable-init");
+    collect(&init, &node.join("bistable-init"))?;
+    Ok(Programs {
+        node,
+        image_tool: release.join("bistable-image"),
+    })
 }
 
-fn collect(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+fn collect(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     Ok(())

@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::checkout::Checkout;
+use crate::programs::Programs;
 use crate::{command, host, programs};
 
 /// A release that is built from the product's declaration.
@@ -66,20 +67,22 @@ const FIRST: &str = "1";
 /// Makes keys and images that are missing or made of something else than what is
 /// here now.
 pub(crate) fn prepare(checkout: &Checkout, recipes: &[Recipe]) -> Result<PathBuf> {
-    let programs = programs::build(checkout)?;
-    let tool = programs::image_tool(checkout)?;
+    let Programs {
+        node,
+        image_tool: tool,
+    } = programs::build(checkout)?;
     if !checkout.keys().join("root.json").exists() {
         command::run(Command::new(&tool).arg("keys").arg(checkout.keys()))?;
     }
     let inputs = digest(&[
-        &programs,
+        &node,
         &tool,
         &checkout.keys().join("root.json"),
         &checkout.root().join("image/declarations"),
         &checkout.root().join("systemd-units"),
     ])?;
     for recipe in recipes {
-        build(checkout, &tool, &programs, recipe, inputs)
+        build(checkout, &tool, &node, recipe, inputs)
             .with_context(|| format!("cannot build release {}", recipe.version))?;
     }
     Ok(tool)
@@ -88,7 +91,7 @@ pub(crate) fn prepare(checkout: &Checkout, recipes: &[Recipe]) -> Result<PathBuf
 fn build(
     checkout: &Checkout,
     tool: &Path,
-    programs: &Path,
+    node: &Path,
     recipe: &Recipe,
     inputs: u64,
 ) -> Result<()> {
@@ -112,7 +115,7 @@ fn build(
         .arg("--root-of-trust")
         .arg(checkout.keys().join("root.json"))
         .arg("--programs")
-        .arg(programs)
+        .arg(node)
         .arg("--build-dir")
         .arg(checkout.build())
         .arg("--out")
@@ -134,8 +137,7 @@ pub(crate) fn build_all(checkout: &Checkout) -> Result<()> {
 /// Runs the image builder with the user's own arguments.
 pub(crate) fn image_tool(checkout: &Checkout, arguments: &[String]) -> Result<()> {
     host::set_up()?;
-    programs::build(checkout)?;
-    let tool = programs::image_tool(checkout)?;
+    let tool = programs::build(checkout)?.image_tool;
     command::run(Command::new(tool).args(arguments))
 }
 
