@@ -9,6 +9,8 @@ mod esp;
 mod power;
 mod records;
 mod sysfs;
+#[cfg(test)]
+mod tests;
 mod variables;
 
 use std::io;
