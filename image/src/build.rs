@@ -333,7 +333,7 @@ impl Places {
         {
             return Ok(lock);
         }
-        tracing::info!(for_ = name, "asking the mirrors for packages");
+        tracing::info!(tree = name, "asking the mirrors for packages");
         for pin in request.pins {
             tracing::info!(
                 packages = pin.packages.join(" "),
@@ -342,7 +342,7 @@ impl Places {
                 "pinned"
             );
         }
-        let lock = packages::resolve(request, &self.apt.join(name))?;
+        let lock = packages::resolve(request, &self.apt)?;
         let text = serde_json::to_vec_pretty(&lock).unwrap_or_default();
         fs::write(&path, text).map_err(failed(&path))?;
         Ok(lock)

@@ -224,7 +224,14 @@ impl Declaration {
     fn request<'a>(&'a self, pins: &'a [Pin], packages: &'a [String]) -> Request<'a> {
         Request {
             architecture: "amd64",
-            sources: &self.source,
+            // What nothing is pinned to can offer nothing: its index need not be read.
+            sources: self
+                .source
+                .iter()
+                .filter(|source| {
+                    !source.only_pinned || pins.iter().any(|pin| source.suites.contains(&pin.suite))
+                })
+                .collect(),
             pins,
             packages,
         }

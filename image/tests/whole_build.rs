@@ -32,7 +32,6 @@ const UKI_LIMIT: u64 = 18_000_000;
 struct Built {
     order: Order,
     manifest: ImageManifest,
-    _folder: tempfile::TempDir,
 }
 
 fn shared_build_dir() -> PathBuf {
@@ -51,8 +50,10 @@ fn order(folder: &Path) -> Order {
     fs::create_dir_all(build_dir.join("cache")).unwrap();
     for part in ["tools", "cache/packages", "cache/locks"] {
         fs::create_dir_all(shared.join(part)).unwrap();
-        let target = fs::canonicalize(shared.join(part)).unwrap();
-        symlink(target, build_dir.join(part)).unwrap();
+        let link = build_dir.join(part);
+        if !link.exists() {
+            symlink(fs::canonicalize(shared.join(part)).unwrap(), link).unwrap();
+        }
     }
     // What the image is made of is under test here, not what its programs do.
     let programs = folder.join("programs");
@@ -84,21 +85,53 @@ fn order(folder: &Path) -> Order {
     }
 }
 
-fn build_anew() -> Built {
-    let folder = tempfile::tempdir().unwrap();
-    let order = order(folder.path());
+fn build_in(folder: &Path) -> Built {
+    let order = order(folder);
     let manifest = build(&order).unwrap_or_else(|error| panic!("{}", chain(&error)));
-    Built {
-        order,
-        manifest,
-        _folder: folder,
-    }
+    Built { order, manifest }
 }
 
-/// One build that the tests which only look share.
-fn first() -> &'static Built {
-    static FIRST: OnceLock<Built> = OnceLock::new();
-    FIRST.get_or_init(build_anew)
+/// The folder of this test run. Threads and, under some runners, processes share it; what an earlier run left is removed.
+fn run_folder() -> PathBuf {
+    let run = std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string());
+    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("whole-build");
+    let folder = all.join(run);
+    if !folder.exists() {
+        if all.exists() {
+            fs::remove_dir_all(&all).unwrap();
+        }
+        fs::create_dir_all(&folder).unwrap();
+    }
+    folder
+}
+
+/// One build that the tests which only look share, and its root image unpacked:
+/// what the node gets, not what the builder thinks it made.
+fn first() -> &'static (Built, PathBuf) {
+    static FIRST: OnceLock<(Built, PathBuf)> = OnceLock::new();
+    FIRST.get_or_init(|| {
+        let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join("whole-build.lock");
+        let lock = fs::File::create(lock).unwrap();
+        lock.lock().unwrap();
+        let folder = run_folder().join("first");
+        let root = folder.join("root");
+        if root.exists() {
+            let order = order(&folder);
+            let manifest = ImageManifest::read(&order.out).unwrap();
+            return (Built { order, manifest }, root);
+        }
+        let built = build_in(&folder);
+        let partial = folder.join("root.partial");
+        toolbox(&built.order.build_dir)
+            .tool("usr/bin/fsck.erofs")
+            .args(["--preserve-perms", "--overwrite"])
+            .option("--extract", &partial)
+            .arg(built.order.out.join(ImageManifest::ROOT))
+            .run()
+            .unwrap();
+        fs::rename(&partial, &root).unwrap();
+        (built, root)
+    })
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -134,20 +167,6 @@ fn toolbox(build_dir: &Path) -> Toolbox {
     .unwrap()
 }
 
-/// Unpacks the root image itself: what the node gets, not what the builder thinks it made.
-fn unpacked(built: &Built) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    toolbox(&built.order.build_dir)
-        .tool("usr/bin/fsck.erofs")
-        .arg("--preserve-perms")
-        .arg(format!("--extract={}", folder.path().display()))
-        .arg("--overwrite")
-        .arg(built.order.out.join(ImageManifest::ROOT))
-        .run()
-        .unwrap();
-    folder
-}
-
 /// Names what two builds' trees do not have in common.
 fn differences(one: &Built, two: &Built) -> Vec<String> {
     let load = |built: &Built| {
@@ -173,12 +192,12 @@ fn is_elf(content: &[u8]) -> bool {
 
 #[test]
 fn the_root_has_no_shell_interpreter_package_manager_login_or_set_uid_file() {
-    let root = unpacked(first());
+    let (_, root) = first();
     let programs = ["bin", "sbin", "libexec"];
     let mut seen = 0;
-    for entry in walkdir::WalkDir::new(root.path()) {
+    for entry in walkdir::WalkDir::new(root) {
         let entry = entry.unwrap();
-        let path = entry.path().strip_prefix(root.path()).unwrap();
+        let path = entry.path().strip_prefix(root).unwrap();
         let name = entry.file_name().to_string_lossy().into_owned();
         let metadata = entry.path().symlink_metadata().unwrap();
         if metadata.is_symlink() {
@@ -241,16 +260,15 @@ fn the_root_has_no_shell_interpreter_package_manager_login_or_set_uid_file() {
 
 #[test]
 fn every_program_and_library_finds_the_libraries_that_it_needs() {
-    let built = first();
-    let root = unpacked(built);
-    let libraries = root.path().join("usr/lib/x86_64-linux-gnu");
+    let (_, root) = first();
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
     let own = [libraries.clone(), libraries.join("systemd")];
     let own = own.map(|path| path.display().to_string()).join(":");
-    let loader = root.path().join("usr/lib64/ld-linux-x86-64.so.2");
+    let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
     let loader = fs::canonicalize(&loader).unwrap_or(loader);
     let mut missing = Vec::new();
     let mut looked_at = 0;
-    for entry in walkdir::WalkDir::new(root.path().join("usr")) {
+    for entry in walkdir::WalkDir::new(root.join("usr")) {
         let entry = entry.unwrap();
         if !entry.file_type().is_file() {
             continue;
@@ -290,16 +308,16 @@ fn every_program_and_library_finds_the_libraries_that_it_needs() {
 
 #[test]
 fn links_lead_somewhere_or_to_what_is_mounted_at_run_time() {
-    let root = unpacked(first());
+    let (_, root) = first();
     let mut broken = Vec::new();
-    for entry in walkdir::WalkDir::new(root.path()) {
+    for entry in walkdir::WalkDir::new(root) {
         let entry = entry.unwrap();
         if !entry.file_type().is_symlink() {
             continue;
         }
         let target = fs::read_link(entry.path()).unwrap();
         let base = if target.is_absolute() {
-            root.path()
+            root
         } else {
             entry.path().parent().unwrap()
         };
@@ -321,7 +339,7 @@ fn links_lead_somewhere_or_to_what_is_mounted_at_run_time() {
 
 #[test]
 fn the_images_keep_to_their_sizes_and_say_what_they_are() {
-    let built = first();
+    let (built, root) = first();
     let manifest = ImageManifest::read(&built.order.out).unwrap();
     assert_eq!(manifest, built.manifest);
     assert!(
@@ -338,22 +356,15 @@ fn the_images_keep_to_their_sizes_and_say_what_they_are() {
         manifest.sizes.root,
         manifest.verity.data_blocks * u64::from(manifest.verity.data_block_size)
     );
-    let root = unpacked(built);
-    let os_release = fs::read_to_string(root.path().join("usr/lib/os-release")).unwrap();
+    let os_release = fs::read_to_string(root.join("usr/lib/os-release")).unwrap();
     for line in ["ID=bistable", "IMAGE_ID=bistable", "IMAGE_VERSION=7.1"] {
         assert!(
             os_release.lines().any(|found| found == line),
             "{line} in {os_release}"
         );
     }
-    assert_eq!(
-        fs::metadata(root.path().join("etc/machine-id"))
-            .unwrap()
-            .size(),
-        0
-    );
-    let packages =
-        fs::read_to_string(root.path().join("usr/share/bistable/packages.json")).unwrap();
+    assert_eq!(fs::metadata(root.join("etc/machine-id")).unwrap().size(), 0);
+    let packages = fs::read_to_string(root.join("usr/share/bistable/packages.json")).unwrap();
     assert!(
         packages.contains("\"containerd\"") && packages.contains("\"2."),
         "{packages}"
@@ -368,7 +379,8 @@ fn the_images_keep_to_their_sizes_and_say_what_they_are() {
 
 #[test]
 fn the_same_inputs_give_the_same_commit_root_hash_uki_and_disk() {
-    let (one, two) = (first(), build_anew());
+    let folder = tempfile::tempdir().unwrap();
+    let ((one, _), two) = (first(), build_in(folder.path()));
     assert_eq!(differences(one, &two), Vec::<String>::new());
     assert_eq!(one.manifest, two.manifest);
     for name in [
@@ -388,7 +400,7 @@ fn the_same_inputs_give_the_same_commit_root_hash_uki_and_disk() {
 
 #[test]
 fn an_image_made_of_a_commit_is_the_image_that_the_commit_was_made_for() {
-    let one = first();
+    let (one, _) = first();
     let again = tempfile::tempdir().unwrap();
     let order = Order {
         origin: Origin::Commit(one.manifest.ostree_commit.clone().unwrap()),
@@ -405,7 +417,7 @@ fn an_image_made_of_a_commit_is_the_image_that_the_commit_was_made_for() {
 
 #[test]
 fn a_missing_program_a_strange_commit_and_a_package_that_is_not_there_are_named() {
-    let one = first();
+    let (one, _) = first();
     let folder = tempfile::tempdir().unwrap();
     let order = Order {
         out: folder.path().join("out"),

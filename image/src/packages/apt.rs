@@ -33,7 +33,7 @@ pub enum ResolveError {
 }
 
 /// Finds the packages of a request, by reading the mirrors' lists anew.
-/// `folder` is where apt may keep its state between calls.
+/// `folder` is where apt may keep the lists between calls, whatever the requests.
 ///
 /// # Errors
 /// When a list cannot be read or is not signed by the declared key, or the
@@ -112,6 +112,7 @@ APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
+APT::Get::List-Cleanup "false";
 Acquire::Languages "none";
 Acquire::Retries "3";
 "#

@@ -17,7 +17,9 @@ const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 pub enum DownloadError {
     #[error("cannot use the package cache {path}")]
     Cache { path: PathBuf, source: io::Error },
-    #[error("cannot fetch package {package}")]
+    #[error(
+        "cannot fetch package {package}; if the mirror has a newer one by now, refresh the packages"
+    )]
     Fetch { package: String, source: ToolError },
     #[error("package {package} came with the hash {found}, not {expected}")]
     Hash {

@@ -37,7 +37,7 @@ pub struct Pin {
 pub struct Request<'a> {
     /// As Debian spells it: `amd64`.
     pub architecture: &'a str,
-    pub sources: &'a [Source],
+    pub sources: Vec<&'a Source>,
     pub pins: &'a [Pin],
     pub packages: &'a [String],
 }
@@ -52,7 +52,7 @@ impl Request<'_> {
     /// Returns the mirrors in the form of `sources.list(5)`, deb822 style.
     pub(super) fn sources_text(&self) -> String {
         let mut text = String::new();
-        for source in self.sources {
+        for source in &self.sources {
             text += &format!(
                 "Types: deb\nURIs: {}\nSuites: {}\nComponents: {}\nArchitectures: {}\nSigned-By: {}\n",
                 source.uri,
