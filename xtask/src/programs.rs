@@ -13,12 +13,13 @@ use crate::command;
 /// compiled for it by name, which keeps its static flags from build scripts.
 const TARGET: &str = env!("XTASK_TARGET");
 
-/// What a node runs, by package.
-const PACKAGES: [(&str, &[&str]); 4] = [
-    ("updater", &["bistable", "bistable-updater"]),
-    ("init-integration", &["bistable-health-gate"]),
-    ("partition-layout", &["bistable-layout"]),
-    ("verity", &["bistable-verity"]),
+/// What a node runs, beside PID 1.
+const NODE: [&str; 5] = [
+    "bistable",
+    "bistable-health-gate",
+    "bistable-layout",
+    "bistable-updater",
+    "bistable-verity",
 ];
 
 /// What has been compiled.
@@ -42,15 +43,18 @@ pub(crate) fn build(checkout: &Checkout) -> Result<Programs> {
     let node = checkout.programs();
     fs::create_dir_all(&node).with_context(|| format!("cannot make {}", node.display()))?;
 
+    // The whole workspace, as the tests select it, so that both share what is compiled.
     let mut shared = cargo(checkout);
-    shared.args(["build", "--release"]);
-    for (package, binaries) in PACKAGES {
-        shared.args(["--package", package]);
-        for binary in binaries {
-            shared.args(["--bin", binary]);
-        }
+    shared.args([
+        "build",
+        "--release",
+        "--workspace",
+        "--bin",
+        "bistable-image",
+    ]);
+    for binary in NODE {
+        shared.args(["--bin", binary]);
     }
-    shared.args(["--package", "image", "--bin", "bistable-image"]);
     command::run(&mut shared)?;
 
     let flags = format!(
@@ -71,7 +75,7 @@ pub(crate) fn build(checkout: &Checkout) -> Result<Programs> {
     command::run(&mut init)?;
 
     let release = checkout.target().join("release");
-    for binary in PACKAGES.iter().flat_map(|(_, binaries)| binaries.iter()) {
+    for binary in NODE {
         collect(&release.join(binary), &node.join(binary))?;
     }
     let init = checkout.target().join(TARGET).join("release/bistable-init");

@@ -148,8 +148,7 @@ pub(crate) fn demo(checkout: &Checkout) -> Result<()> {
     command::run(programs::cargo(checkout).args([
         "build",
         "--release",
-        "--package",
-        "qemu-tests",
+        "--workspace",
         "--bin",
         "demo",
     ]))?;

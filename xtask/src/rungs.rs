@@ -1,6 +1,5 @@
 //! The four rungs of tests, the fast ones first.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -12,29 +11,7 @@ use crate::{command, host, releases};
 /// The rungs that need no virtual machine and no image: pure and wired.
 pub(crate) fn run_fast(checkout: &Checkout) -> Result<()> {
     host::set_up()?;
-    command::run(cargo(checkout).args(["test", "--release", "--workspace", "--lib", "--bins"]))?;
-    // The image's own integration tests but the publisher's need built images.
-    command::run(
-        cargo(checkout)
-            .args([
-                "test",
-                "--release",
-                "--workspace",
-                "--exclude",
-                "image",
-                "--exclude",
-                "qemu-tests",
-            ])
-            .args(["--test", "*"]),
-    )?;
-    command::run(cargo(checkout).args([
-        "test",
-        "--release",
-        "--package",
-        "image",
-        "--test",
-        "repository",
-    ]))
+    command::run(&mut test(checkout))
 }
 
 /// Every rung, or only the stories whose name contains `story`.
@@ -45,20 +22,29 @@ pub(crate) fn run_all(checkout: &Checkout, story: Option<&str>) -> Result<()> {
         host::set_up()?;
     }
     let tool = releases::prepare(checkout, &[releases::DEMO, releases::STORIES].concat())?;
+    let slow = |target: &str| {
+        let mut slow = test(checkout);
+        slow.args(["--test", target])
+            .env("BISTABLE_BUILD_DIR", checkout.build())
+            .env("BISTABLE_IMAGE_BIN", &tool);
+        slow
+    };
     if story.is_none() {
-        command::run(with_images(checkout, &tool).args([
-            "--package",
-            "image",
-            "--test",
-            "whole_build",
-        ]))?;
+        command::run(&mut slow("whole_build"))?;
     }
-    let mut stories = with_images(checkout, &tool);
-    stories.args(["--package", "qemu-tests", "--test", "stories"]);
+    let mut stories = slow("stories");
     // A virtual machine without hardware help fills a core.
     stories.args(["--", "--test-threads=2"]);
     stories.args(story);
     command::run(&mut stories)
+}
+
+/// Everything is tested with the same selection of packages, the whole workspace:
+/// another one would have other features, and compile its dependencies anew.
+fn test(checkout: &Checkout) -> Command {
+    let mut test = cargo(checkout);
+    test.args(["test", "--release", "--workspace"]);
+    test
 }
 
 /// Formatting, lints, and what may enter the dependency tree.
@@ -78,12 +64,4 @@ pub(crate) fn check(checkout: &Checkout) -> Result<()> {
         command::run(cargo(checkout).args(["deny", "check", "licenses", "bans", "sources"]))?;
     }
     Ok(())
-}
-
-fn with_images(checkout: &Checkout, tool: &Path) -> Command {
-    let mut test = cargo(checkout);
-    test.args(["test", "--release"])
-        .env("BISTABLE_BUILD_DIR", checkout.build())
-        .env("BISTABLE_IMAGE_BIN", tool);
-    test
 }
