@@ -68,49 +68,43 @@ impl OutsideDisk {
         }
     }
 
-    /// Returns the boot entries on the ESP, sorted by name.
+    /// Returns the names of all files beside the boot entries, sorted.
     ///
     /// # Errors
     ///
-    /// Fails when the ESP cannot be read, or holds what is no boot entry of ours.
-    pub fn boot_entries(&self) -> Result<Vec<BootEntry>> {
+    /// Fails when the ESP cannot be read.
+    pub fn boot_folder(&self) -> Result<Vec<String>> {
         let image = format!("{}@@{}", self.path.display(), self.layout.esp.start);
         let output = Command::new("mdir")
             .args(["-b", "-i", &image, "::/EFI/Linux"])
             .output()
             .context("cannot run mdir (Debian package mtools)")?;
         if !output.status.success() {
-            bail!(
-                "cannot list the ESP of {}: {}",
-                self.path.display(),
-                String::from_utf8_lossy(&output.stderr)
-            );
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("cannot list the ESP of {}: {said}", self.path.display());
         }
         let listing = String::from_utf8(output.stdout).context("a name on the ESP is not UTF-8")?;
-        let mut names: Vec<&str> = listing
+        let names = listing
             .lines()
-            .filter_map(|line| line.trim().strip_prefix("::/EFI/Linux/"))
-            .collect();
+            .filter_map(|line| line.trim().strip_prefix("::/EFI/Linux/"));
+        let mut names: Vec<String> = names.map(String::from).collect();
         names.sort_unstable();
-        names
-            .into_iter()
-            .map(|name| {
-                BootEntry::parse_file_name(name).with_context(|| format!("{name} is on the ESP"))
-            })
-            .collect()
+        Ok(names)
     }
 
-    /// Returns the file names of the boot entries, sorted.
+    /// Returns the names of the boot entries, sorted: of the files that the boot
+    /// loader looks at, which are those that end so.
     ///
     /// # Errors
     ///
-    /// As [`Self::boot_entries`].
+    /// Fails when the ESP cannot be read, or holds an entry that is not ours.
     pub fn boot_entry_names(&self) -> Result<Vec<String>> {
-        Ok(self
-            .boot_entries()?
-            .iter()
-            .map(BootEntry::file_name)
-            .collect())
+        let mut names = self.boot_folder()?;
+        names.retain(|name| name.to_ascii_lowercase().ends_with(".efi"));
+        for name in &names {
+            BootEntry::parse_file_name(name).with_context(|| format!("{name} is on the ESP"))?;
+        }
+        Ok(names)
     }
 
     /// Flips one bit of the byte at `offset` within the root partition of `slot`.

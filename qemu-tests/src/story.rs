@@ -322,7 +322,7 @@ pub fn expect_disk(
             "from outside, slot {slot} holds {held:?}, not {expected:?}"
         );
     }
-    let names = disk.boot_entry_names()?;
+    let names = disk.boot_folder()?;
     let mut expected = entries.to_vec();
     expected.sort_unstable();
     ensure!(

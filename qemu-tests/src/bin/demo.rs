@@ -197,9 +197,7 @@ async fn play() -> Result<()> {
         say(format_args!("  | {line}"));
     }
     tell_history(&bus).await?;
-    say(format_args!(
-        "\nFigures (emulated processors: a real machine is ten times as fast)"
-    ));
+    say(format_args!("\nFigures, with every instruction emulated"));
     for (what, value) in &figures.rows {
         say(format_args!("  {what:<38}{value:>12}"));
     }
