@@ -101,7 +101,7 @@ async fn progress_never_goes_down_and_is_complete_only_when_the_slot_is_armed() 
     let daemon = stand.daemon().await;
     let mut job = daemon.begin(stage("2")).await.unwrap();
     let mut done = 0;
-    let mut seen = 0;
+    // How many steps are seen is a matter of who runs when: a watch shows the newest.
     loop {
         let work = job.work.borrow_and_update().clone();
         assert!(work.done >= done, "from {done} to {}", work.done);
@@ -114,7 +114,7 @@ async fn progress_never_goes_down_and_is_complete_only_when_the_slot_is_armed() 
                     .contains(&"bistable_2+3.efi".to_owned())
             );
         }
-        (done, seen) = (work.done, seen + 1);
+        done = work.done;
         tokio::select! {
             _ = job.work.changed() => {}
             ended = job.outcome.wait_for(Option::is_some) => {
@@ -130,7 +130,6 @@ async fn progress_never_goes_down_and_is_complete_only_when_the_slot_is_armed() 
         3 * (blobs.root.size + blobs.verity.size + blobs.uki.size)
     );
     assert_eq!(work.done, work.total);
-    assert!(seen > 3, "only {seen} steps were seen");
     daemon.stop().await;
 }
 
