@@ -110,7 +110,7 @@ impl Console {
             }
         };
         deadline
-            .bound(format_args!("{pattern:?} on the console"), wait)
+            .bound(format!("{pattern:?} on the console"), wait)
             .await
             .flatten()
             .with_context(|| format!("no {pattern:?} in {}", self.log.display()))

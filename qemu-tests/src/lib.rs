@@ -17,6 +17,7 @@ pub mod bus;
 pub mod console;
 pub mod container;
 pub mod deadline;
+mod firmware;
 pub mod fixtures;
 pub mod journal;
 pub mod json;

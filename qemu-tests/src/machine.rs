@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::bus::BUSWAY_PORT;
 use crate::console::Console;
 use crate::deadline::Deadline;
+use crate::firmware;
 use crate::journal;
 use crate::node::{Node, Process};
 use crate::outside::OutsideDisk;
@@ -179,6 +180,8 @@ impl Machine {
                 let said = fs::read_to_string(&errors).unwrap_or_default();
                 format!("QEMU did not start: {}", said.trim())
             })?;
+        // Ends by itself when QEMU is gone.
+        drop(tokio::spawn(firmware::watch(qmp.clone(), console.clone())));
         let network = qmp.human("info usernet", Deadline::after(30)).await?;
         let bus_port =
             forwarded_port(&network, BUSWAY_PORT).context("the D-Bus port is not forwarded")?;

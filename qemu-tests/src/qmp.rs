@@ -25,6 +25,11 @@ pub struct Event {
 #[derive(Clone, Copy, Debug)]
 pub struct EventMark(usize);
 
+impl EventMark {
+    /// The moment of power-on.
+    pub(crate) const START: Self = Self(0);
+}
+
 /// The socket on which QEMU is expected: it connects to us, so that there is
 /// no moment at which a socket does not exist yet.
 #[derive(Debug)]
@@ -125,7 +130,7 @@ impl Qmp {
                 .ok_or_else(|| anyhow!("QEMU is gone"))
         };
         let reply = deadline
-            .bound(format_args!("QEMU's answer to {command}"), exchange)
+            .bound(format!("QEMU's answer to {command}"), exchange)
             .await
             .flatten()
             .with_context(|| format!("cannot execute {command}"))?;
@@ -204,7 +209,7 @@ impl Qmp {
             }
         };
         deadline
-            .bound(format_args!("the event {name}, number {nth}"), wait)
+            .bound(format!("the event {name}, number {nth}"), wait)
             .await
             .flatten()
     }
