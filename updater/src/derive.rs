@@ -143,8 +143,17 @@ pub fn settle(seen: &Observed, node: &Node) -> Vec<Effect> {
         effects.extend(clear_leftovers(seen, node));
     }
     effects.extend(of_trial);
-    if node.booted.standing == Standing::Good && !effects.contains(&Effect::MarkSettled) {
-        effects.push(Effect::MarkSettled);
+    if node.booted.standing == Standing::Good {
+        if !effects.contains(&Effect::MarkSettled) {
+            effects.push(Effect::MarkSettled);
+        }
+        if seen.floor.is_none() {
+            // A node as shipped: without it, an older release that becomes good
+            // would set the first floor, below the shipped one.
+            effects.push(Effect::RaiseFloor {
+                version: node.booted.version.clone(),
+            });
+        }
     }
     effects
 }

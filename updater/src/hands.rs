@@ -86,7 +86,8 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         order: &Order,
         notes: Notes,
     ) -> Result<Option<Report>, Stopped> {
-        if order.stop.is_set() {
+        // What has been done is written down all the same.
+        if order.stop.is_set() && !effect.is_note() {
             return Err(Stopped::Asked);
         }
         tracing::debug!(effect = effect.name(), "begins");

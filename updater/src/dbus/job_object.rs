@@ -150,9 +150,15 @@ async fn follow(object: &InterfaceRef<JobObject>, mut job: Job) -> zbus::Result<
     while job.outcome.borrow_and_update().is_none() {
         emit_changes(emitter, INTERFACE, &mut told, properties(&job)).await?;
         tokio::time::sleep(BEAT).await;
+        // The outcome first: a job that ends closes its progress in the same moment.
         tokio::select! {
-            changed = job.work.changed() => if changed.is_err() { return Ok(()) },
+            biased;
             changed = job.outcome.changed() => if changed.is_err() { return Ok(()) },
+            changed = job.work.changed() => {
+                if changed.is_err() && job.outcome.changed().await.is_err() {
+                    return Ok(());
+                }
+            }
         }
     }
     emit_changes(emitter, INTERFACE, &mut told, properties(&job)).await?;

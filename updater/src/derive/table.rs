@@ -167,8 +167,18 @@ fn a_disk_as_shipped_has_one_slot() {
         (node.spare.status, node.spare.root_len),
         (SlotStatus::Empty, 0)
     );
-    assert_eq!(settle(&seen, &node), [Effect::MarkSettled]);
-    assert_eq!(node.floor, Some(version("2")));
+    // What was shipped is the first floor: an older release must not set a lower one.
+    let version = version("2");
+    assert_eq!(
+        settle(&seen, &node),
+        [
+            Effect::MarkSettled,
+            Effect::RaiseFloor {
+                version: version.clone()
+            }
+        ]
+    );
+    assert_eq!(node.floor, Some(version));
 }
 
 fn reason_of(effects: &[Effect]) -> Option<&str> {

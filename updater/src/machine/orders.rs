@@ -120,9 +120,12 @@ pub(super) fn stage(node: &Node, release: Release, tries: u32, way: Way) -> Vec<
         Way::OneShot => tries.max(ONE_SHOT_TRIES),
     };
     let release = Box::new(release);
+    // The note of what the slot held goes before the slot does: a cut would make
+    // it pass for a trial that was left, and bar an image that was never started.
     // Disarm first and arm last: a power cut in between leaves the spare slot
     // unbootable, never half-written and bootable.
     vec![
+        Effect::ForgetTrial,
         Effect::Disarm {
             spare,
             booted: node.booted.version.clone(),
