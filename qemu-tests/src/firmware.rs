@@ -35,7 +35,7 @@ pub(crate) async fn watch(qmp: Qmp, console: Console) {
             if pressed.is_err() {
                 return;
             }
-            continue;
+            // The press is an event too: it is taken below, or it would count as the next reset.
         }
         let reset = qmp
             .wait_for(events, "RESET", Deadline::after(FOR_EVER_SECONDS))

@@ -122,14 +122,14 @@ impl Node {
         probe::ask(self.probe_port, request, Deadline::after(BOOT_SECONDS)).await
     }
 
-    /// Waits for a reset of the machine after `mark`, whoever caused it.
+    /// Waits for a reset of the machine after `mark` that the node caused.
     ///
     /// # Errors
     ///
     /// Fails when it does not come within `seconds`.
     pub async fn reset(&self, mark: EventMark, seconds: u64) -> Result<()> {
         self.qmp
-            .wait_for(mark, "RESET", Deadline::after(seconds))
+            .wait_for_own_reset(mark, Deadline::after(seconds))
             .await
             .with_context(|| format!("console: {}", self.console.log().display()))?;
         Ok(())

@@ -214,6 +214,48 @@ impl Qmp {
             .flatten()
     }
 
+    /// Waits for a reset after `mark` that nobody ordered from outside: what
+    /// presses reset for silent firmware must not pass for the node's own deed.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the deadline passes or QEMU goes away first.
+    pub async fn wait_for_own_reset(&self, mark: EventMark, deadline: Deadline) -> Result<Event> {
+        let mut from = mark;
+        loop {
+            let (event, after) = self.next(from, "RESET", deadline).await?;
+            if event.data.get("guest") == Some(&Value::Bool(true)) {
+                return Ok(event);
+            }
+            from = after;
+        }
+    }
+
+    /// Waits for an event `name` after `mark`; returns it and the place behind it.
+    async fn next(
+        &self,
+        mark: EventMark,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<(Event, EventMark)> {
+        let mut count = self.shared.count.clone();
+        let wait = async {
+            loop {
+                count.mark_unchanged();
+                let events = self.events();
+                let mut numbered = (1..).zip(&events).skip(mark.0);
+                if let Some((behind, event)) = numbered.find(|(_, event)| event.name == name) {
+                    return Ok((event.clone(), EventMark(behind)));
+                }
+                count.changed().await.context("QEMU is gone")?;
+            }
+        };
+        deadline
+            .bound(format!("the event {name}"), wait)
+            .await
+            .flatten()
+    }
+
     /// Waits until QEMU has ended.
     ///
     /// # Errors

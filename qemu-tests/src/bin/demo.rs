@@ -151,17 +151,10 @@ async fn play() -> Result<()> {
         sick.version
     ));
     let from = Instant::now();
+    let trial = update(&node, bus, &sick, &timeline, &mut Figures::default()).await?;
     let mark = node.qmp().mark();
-    drop(update(&node, bus, &sick, &timeline, &mut Figures::default()).await?);
-    // The first reset was ordered, the second is the node's own.
-    node.qmp()
-        .wait_for_nth(
-            mark,
-            "RESET",
-            2,
-            Deadline::after(BOOT_SECONDS + PATIENCE_SECONDS),
-        )
-        .await?;
+    drop(trial);
+    node.reset(mark, BOOT_SECONDS + PATIENCE_SECONDS).await?;
     timeline.tell(format_args!(
         "the health gate gave up on release {}: the node turns back",
         sick.version
