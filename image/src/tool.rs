@@ -20,8 +20,13 @@ pub struct Tool {
 /// Why a foreign program gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
-    #[error("cannot start `{command}`")]
-    Start { command: String, source: io::Error },
+    #[error("cannot start `{command}`{advice}")]
+    Start {
+        command: String,
+        /// Where to get it, if it is not there and that is known.
+        advice: String,
+        source: io::Error,
+    },
     #[error("cannot talk to `{command}`")]
     Pipe { command: String, source: io::Error },
     #[error("`{command}` failed ({status}): {output}")]
@@ -33,14 +38,11 @@ pub enum ToolError {
 }
 
 impl Tool {
-    /// A program of the host, found through `PATH`; `sbin` folders are
-    /// searched as well, since they are not on every user's path.
+    /// A program of the host, wherever it keeps those.
     pub fn host(program: impl AsRef<OsStr>) -> Self {
-        let mut path = std::env::var_os("PATH").unwrap_or_default();
-        path.push(":/usr/local/sbin:/usr/sbin:/sbin");
         let mut command = Command::new(program);
         command
-            .env("PATH", path)
+            .env("PATH", host_tools::search_path())
             .env("LC_ALL", "C.UTF-8")
             .env("TZ", "UTC");
         Self {
@@ -128,6 +130,7 @@ impl Tool {
             .stderr(Stdio::piped());
         let mut child = self.command.spawn().map_err(|source| ToolError::Start {
             command: text.clone(),
+            advice: self.advice(),
             source,
         })?;
         let stdin = child.stdin.take();
@@ -157,6 +160,17 @@ impl Tool {
             feeder,
             drain,
         })
+    }
+}
+
+impl Tool {
+    fn advice(&self) -> String {
+        let program = self.command.get_program();
+        let missing = program.to_str().map(host_tools::find);
+        match missing {
+            Some(Err(missing)) => format!(": {missing}"),
+            Some(Ok(_)) | None => String::new(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bistable-layout");
 
 fn bistable_layout(arguments: &[&OsStr]) -> Said {
-    run(PROGRAM, "of this crate", arguments)
+    run(PROGRAM, arguments)
 }
 
 fn inspect(disk: &Disk) -> (Option<i32>, Value) {
@@ -231,7 +231,7 @@ fn a_disk_that_has_grown_gets_its_backup_at_the_new_end() {
     let said = bistable_layout(&["repair".as_ref(), disk.path.as_ref()]);
     assert_eq!(said.code, Some(0), "{}", said.text());
     assert_eq!(inspect(&disk).0, Some(0));
-    let verified = run("sgdisk", "gdisk", &["-v".as_ref(), disk.path.as_ref()]).text();
+    let verified = run("sgdisk", &["-v".as_ref(), disk.path.as_ref()]).text();
     assert!(verified.contains("No problems found."), "{verified}");
     assert!(
         verified.contains("Main partition table") || !verified.contains("Warning"),
@@ -311,7 +311,6 @@ fn versions_are_compared_with_the_exit_codes_of_systemd_analyze() {
         assert_eq!((said.stdout.as_str(), said.code), (line, Some(code)));
         let theirs = run(
             "systemd-analyze",
-            "systemd",
             &[
                 "compare-versions".as_ref(),
                 "--".as_ref(),

@@ -23,18 +23,18 @@ fn check_with_tools(device: &Path, disk: &Disk) {
     assert!(health.is_sound(), "{health:?}");
 
     // sgdisk exits with 0 whatever it finds, so its words count.
-    let verified = run("sgdisk", "gdisk", &["-v".as_ref(), device.as_ref()]).text();
+    let verified = run("sgdisk", &["-v".as_ref(), device.as_ref()]).text();
     assert!(verified.contains("No problems found."), "{verified}");
     assert!(
         !verified.contains("Caution") && !verified.contains("Warning"),
         "{verified}"
     );
-    let printed = run("sgdisk", "gdisk", &["-p".as_ref(), device.as_ref()]).text();
+    let printed = run("sgdisk", &["-p".as_ref(), device.as_ref()]).text();
     assert!(printed.contains("bistable_1.0~rc1"), "{printed}");
 
-    let verified = run("sfdisk", "fdisk", &["--verify".as_ref(), device.as_ref()]).text();
+    let verified = run("sfdisk", &["--verify".as_ref(), device.as_ref()]).text();
     assert!(verified.contains("No errors detected."), "{verified}");
-    let dumped = run("sfdisk", "fdisk", &["--json".as_ref(), device.as_ref()]).stdout;
+    let dumped = run("sfdisk", &["--json".as_ref(), device.as_ref()]).stdout;
     let dumped: Value = serde_json::from_str(&dumped).expect("sfdisk prints JSON");
     let table = &dumped["partitiontable"];
     assert_eq!(table["label"], "gpt");
@@ -103,7 +103,7 @@ fn sgdisk_and_sfdisk_read_a_relabelled_disk() {
             .as_ref()
             .map_or(disk.path.as_path(), |device| device.path());
         check_with_tools(path, &disk);
-        let printed = run("sgdisk", "gdisk", &["-i5".as_ref(), path.as_ref()]).text();
+        let printed = run("sgdisk", &["-i5".as_ref(), path.as_ref()]).text();
         let uuid = "Partition unique GUID: 80818283-8485-8687-8889-8A8B8C8D8E8F";
         assert!(printed.contains(uuid), "{printed}");
         assert!(
@@ -130,16 +130,14 @@ fn systemd_dissect_reads_a_disk() {
         root.as_ref(),
         "7M".as_ref(),
     ];
-    assert!(run("mkfs.ext4", "e2fsprogs", &arguments).succeeded);
+    assert!(run("mkfs.ext4", &arguments).succeeded);
     let root = std::fs::read(&root).expect("mkfs.ext4 has made it");
     for form in FORMS {
         let disk = Disk::create(form, SectorSize::B512);
         let layout = disk.layout();
         disk.write(layout.slot_a.root.start, &root);
-        let package = "systemd (of Debian 12) or systemd-container (of Debian 13)";
         let dissected = run(
             "systemd-dissect",
-            package,
             &["--json=short".as_ref(), disk.path.as_ref()],
         );
         if !dissected.succeeded && !rustix::process::geteuid().is_root() {

@@ -1,9 +1,8 @@
 //! `veritysetup` and this crate make the same bytes and believe the same trees.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use partition_layout::RootHash;
 use uuid::Uuid;
@@ -19,20 +18,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// `None`, with a word why, where there is no `veritysetup`.
-    fn new(data: &[u8]) -> Option<Self> {
-        if Command::new("veritysetup")
-            .arg("--version")
-            .output()
-            .is_err()
-        {
-            writeln!(
-                io::stderr(),
-                "skipped: veritysetup (package cryptsetup-bin) is not installed"
-            )
-            .expect("stderr is open");
-            return None;
-        }
+    fn new(data: &[u8]) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let bench = Self {
             data: folder.path().join("data"),
@@ -40,16 +26,16 @@ impl Bench {
             _folder: folder,
         };
         fs::write(&bench.data, data).expect("the disk has room");
-        Some(bench)
+        bench
     }
 
     fn veritysetup(&self, action: &str, arguments: &[String]) -> Output {
-        Command::new("veritysetup")
+        host_tools::oracle("veritysetup")
             .arg(action)
             .args([&self.data, &self.hash])
             .args(arguments)
             .output()
-            .expect("veritysetup was there a moment ago")
+            .expect("veritysetup can be run")
     }
 }
 
@@ -137,9 +123,7 @@ fn root_hash_of(output: &Output) -> RootHash {
 #[test]
 fn both_write_the_same_bytes_and_believe_each_other() {
     let all = data(8 << 20);
-    let Some(bench) = Bench::new(&all) else {
-        return;
-    };
+    let bench = Bench::new(&all);
     for area in areas() {
         let covered = &all[..usize::try_from(area.data_len()).expect("small")];
         let mut ours = Vec::new();
@@ -173,9 +157,7 @@ fn both_find_the_same_bad_block() {
         .find(|area| area.data_blocks() == 257)
         .expect("512/512");
     let mut bytes = data(area.data_len());
-    let Some(bench) = Bench::new(&bytes) else {
-        return;
-    };
+    let bench = Bench::new(&bytes);
     let mut hash = Vec::new();
     let root_hash = format(&bytes, &area, &mut hash).expect("memory does not fail");
     fs::write(&bench.hash, &hash).expect("the disk has room");
@@ -220,7 +202,7 @@ fn both_find_the_same_bad_block() {
 
 #[test]
 fn both_refuse_a_tree_over_nothing() {
-    let Some(bench) = Bench::new(&[]) else { return };
+    let bench = Bench::new(&[]);
     let output = bench.veritysetup(
         "format",
         &["--no-superblock".to_owned(), "--salt=-".to_owned()],
@@ -239,9 +221,7 @@ fn both_refuse_a_tree_over_nothing() {
 fn a_superblock_behind_data_on_one_device_is_found_by_both() {
     let blocks = 5;
     let covered = data(blocks * 4096);
-    let Some(bench) = Bench::new(&covered) else {
-        return;
-    };
+    let bench = Bench::new(&covered);
     let params = Params {
         data_block_size: 4096,
         hash_block_size: 4096,

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use tempfile::TempDir;
 
@@ -34,14 +34,14 @@ impl PrivateBus {
             CONFIG.replace("FOLDER", folder.path().to_str().unwrap()),
         )
         .unwrap();
-        let mut daemon = Command::new("dbus-daemon")
+        let mut daemon = host_tools::oracle("dbus-daemon")
             .arg(format!("--config-file={}", config.display()))
             .args(["--nofork", "--nopidfile", "--print-address"])
             .stdout(Stdio::piped())
             // It complains about limits that it may not raise.
             .stderr(Stdio::null())
             .spawn()
-            .expect("dbus-daemon is installed");
+            .expect("dbus-daemon can be run");
         let mut address = String::new();
         BufReader::new(daemon.stdout.take().unwrap())
             .read_line(&mut address)

@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use partition_layout::{
     Architecture, DiskLayout, DiskPlan, Form, RootHash, SectorSize, Sizes, Version, create,
@@ -29,20 +28,12 @@ impl Said {
 }
 
 /// Runs a tool. That it is not installed is a failure, not a reason to skip.
-pub(crate) fn run(program: &str, package: &str, arguments: &[&OsStr]) -> Said {
-    // Debian keeps these out of the search path of ordinary users.
-    let path = format!(
-        "{}:/usr/sbin:/sbin",
-        std::env::var("PATH").unwrap_or_default()
-    );
-    let output = Command::new(program)
+pub(crate) fn run(program: &str, arguments: &[&OsStr]) -> Said {
+    let output = host_tools::oracle(program)
         .args(arguments)
-        .env("PATH", path)
         .env("LC_ALL", "C.UTF-8")
-        .output();
-    let output = output.unwrap_or_else(|error| {
-        panic!("cannot run {program} ({error}): install the Debian package {package}")
-    });
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
     Said {
         succeeded: output.status.success(),
         code: output.status.code(),
@@ -131,7 +122,7 @@ impl Disk {
             sector_size.as_ref(),
             self.path.as_ref(),
         ];
-        let attached = run("losetup", "mount", &arguments);
+        let attached = run("losetup", &arguments);
         assert!(attached.succeeded, "{}", attached.text());
         Some(LoopDevice(PathBuf::from(attached.stdout.trim())))
     }
@@ -153,7 +144,7 @@ impl LoopDevice {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        let detached = run("losetup", "mount", &["--detach".as_ref(), self.0.as_ref()]);
+        let detached = run("losetup", &["--detach".as_ref(), self.0.as_ref()]);
         assert!(
             detached.succeeded || std::thread::panicking(),
             "{}",
@@ -181,7 +172,7 @@ impl Esp {
             arguments.extend::<[&OsStr; 2]>(["-s".as_ref(), "1".as_ref()]);
         }
         arguments.push(image.as_ref());
-        let made = run("mkfs.vfat", "dosfstools", &arguments);
+        let made = run("mkfs.vfat", &arguments);
         assert!(made.succeeded, "{}", made.text());
         let esp = Self { folder, image };
         for made in ["::/EFI", "::/EFI/Linux", "::/loader"] {
@@ -233,7 +224,7 @@ impl Esp {
     fn mtools(&self, program: &str, arguments: &[&OsStr]) {
         let mut all: Vec<&OsStr> = vec!["-i".as_ref(), self.image.as_ref()];
         all.extend(arguments);
-        let done = run(program, "mtools", &all);
+        let done = run(program, &all);
         assert!(done.succeeded, "{program}: {}", done.text());
     }
 }

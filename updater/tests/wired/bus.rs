@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -28,13 +28,13 @@ struct PrivateBus {
 
 impl PrivateBus {
     fn start() -> Self {
-        let mut daemon = Command::new("dbus-daemon")
+        let mut daemon = host_tools::oracle("dbus-daemon")
             .args(["--session", "--nofork", "--nopidfile", "--print-address"])
             .stdout(Stdio::piped())
             // It says that it may not raise its limit of open files.
             .stderr(Stdio::null())
             .spawn()
-            .expect("dbus-daemon is installed");
+            .expect("dbus-daemon can be run");
         let mut address = String::new();
         BufReader::new(daemon.stdout.take().unwrap())
             .read_line(&mut address)
