@@ -1,7 +1,8 @@
 //! Asking apt which packages a request comes down to.
 //!
 //! apt runs with a configuration and an (empty) system state of its own, so that neither the
-//! host's packages nor its mirrors and pins have a say, and no privilege is needed.
+//! host's packages nor its mirrors and pins have a say, and no privilege is needed. Only the way
+//! out is the host's: its proxies, from apt's configuration or (as apt does) the environment.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +18,8 @@ use crate::tool::{Tool, ToolError};
 pub enum ResolveError {
     #[error("cannot prepare apt's folder {path}")]
     Prepare { path: PathBuf, source: io::Error },
+    #[error("cannot ask apt for the host's proxies")]
+    Proxies(#[source] ToolError),
     #[error("cannot read the mirrors' package lists")]
     Update(#[source] ToolError),
     #[error("the mirrors do not offer these packages together: {packages}")]
@@ -39,7 +42,12 @@ pub enum ResolveError {
 /// When a list cannot be read or is not signed by the declared key, or the
 /// packages cannot be had together.
 pub fn resolve(request: &Request<'_>, folder: &Path) -> Result<Lock, ResolveError> {
-    let config = prepare(request, folder)?;
+    let dump = Tool::host("apt-config")
+        .arg("dump")
+        .run()
+        .map_err(ResolveError::Proxies)?;
+    let proxies = proxies_of(&String::from_utf8_lossy(&dump));
+    let config = prepare(request, &proxies, folder)?;
     apt("apt-get", &config)
         // Without it, a mirror that cannot be reached is only a warning.
         .args(["-o", "APT::Update::Error-Mode=any", "update"])
@@ -81,7 +89,7 @@ fn apt(program: &str, config: &Path) -> Tool {
 }
 
 /// Lays out apt's private configuration and returns its path.
-fn prepare(request: &Request<'_>, folder: &Path) -> Result<PathBuf, ResolveError> {
+fn prepare(request: &Request<'_>, proxies: &str, folder: &Path) -> Result<PathBuf, ResolveError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| ResolveError::Prepare { path, source }
@@ -115,7 +123,7 @@ APT::Sandbox::User "";
 APT::Get::List-Cleanup "false";
 Acquire::Languages "none";
 Acquire::Retries "3";
-"#
+{proxies}"#
     );
     for (name, text) in [
         ("apt.conf", text),
@@ -127,6 +135,15 @@ Acquire::Retries "3";
         fs::write(&path, text).map_err(failed(&path))?;
     }
     Ok(config)
+}
+
+/// Returns the lines about proxies of what `apt-config dump` prints: the proxies
+/// themselves, those of single servers, and programs that find one.
+fn proxies_of(dump: &str) -> String {
+    let names = ["Acquire::http::Proxy", "Acquire::https::Proxy"];
+    dump.lines()
+        .filter(|line| names.iter().any(|name| line.starts_with(name)))
+        .fold(String::new(), |text, line| text + line + "\n")
 }
 
 /// Reads lines of the form `'URI' FILE SIZE HASH`.
@@ -208,6 +225,18 @@ mod tests {
         let error =
             parse_stanzas("Package: x\nVersion: 1\nArchitecture: all\nSize: 1\n").unwrap_err();
         assert_eq!(error.to_string(), "apt describes x without its SHA256");
+    }
+
+    #[test]
+    fn of_the_hosts_configuration_only_the_proxies_are_taken() {
+        let dump = "Acquire \"\";\nAcquire::http \"\";\nAcquire::http::Proxy \"http://a:3128\";\n\
+            Acquire::http::Proxy::mirror.example \"DIRECT\";\nAcquire::https::Proxy \"http://b:1\";\n\
+            Acquire::Retries \"9\";\nAPT::Default-Release \"sid\";\n";
+        assert_eq!(
+            proxies_of(dump),
+            "Acquire::http::Proxy \"http://a:3128\";\nAcquire::http::Proxy::mirror.example \"DIRECT\";\n\
+             Acquire::https::Proxy \"http://b:1\";\n"
+        );
     }
 
     #[test]
