@@ -29,6 +29,9 @@ pub const DISK: &str = "disk.raw";
 /// The name of the package list in the folder of an image.
 pub const PACKAGES: &str = "packages.json";
 
+/// The folder of the build folder in which each build has a folder of its own while it runs.
+pub const SCRATCH: &str = "scratch";
+
 /// Which packages a build uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackageChoice {
@@ -137,6 +140,8 @@ pub fn build(order: &Order) -> Result<ImageManifest, BuildError> {
         Origin::Commit(revision) => store.load(revision)?,
     };
     audit::audit(&store, &commit.tree)?;
+    // From here on nothing that builds share is written: the next one may begin.
+    drop(places);
     tracing::info!(commit = commit.id, "making the image");
     make(order, &declaration, &toolbox, &store, &commit)
 }
@@ -182,7 +187,11 @@ fn make(
     let packages: Vec<Package> =
         serde_json::from_slice(&package_list).map_err(|error| strange(error.to_string()))?;
 
-    let scratch = tempfile::tempdir_in(&order.build_dir).map_err(failed(&order.build_dir))?;
+    // Beside the images, which fill it, and under one name: who ends a build by force
+    // knows what to clear away.
+    let scratch = order.build_dir.join(SCRATCH);
+    fs::create_dir_all(&scratch).map_err(failed(&scratch))?;
+    let scratch = tempfile::tempdir_in(&scratch).map_err(failed(&scratch))?;
     let root = order.out.join(ImageManifest::ROOT);
     erofs::make(
         store,
@@ -281,7 +290,8 @@ struct Places {
     apt: PathBuf,
     locks: PathBuf,
     ostree: PathBuf,
-    /// Held while the build runs: two at once would tread on each other's caches.
+    /// Held while packages are fetched and the tree is composed: two at once would tread
+    /// on each other's caches.
     _lock: File,
 }
 

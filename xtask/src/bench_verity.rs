@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::checkout::Checkout;
-use crate::{command, programs};
+use crate::programs;
+use crate::runner::Runner;
 
 const DATA_SIZE: u64 = 1 << 30;
 /// What the project has promised, on 2 cores.
@@ -30,10 +31,9 @@ pub(crate) struct Arguments {
 }
 
 /// Measures both programs and prints the table.
-pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let checkout = Checkout::find()?;
-    let mut cargo = programs::cargo(&checkout);
-    command::run(cargo.args(["build", "--release", "--quiet", "--package", "verity"]))?;
+pub(crate) fn run(checkout: &Checkout, runner: &Runner, arguments: Arguments) -> Result<()> {
+    let mut cargo = programs::cargo(checkout);
+    runner.run(cargo.args(["build", "--release", "--quiet", "--package", "verity"]))?;
     let ours = checkout.target().join("release/bistable-verity");
     let folder = checkout.build().join("bench");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -41,8 +41,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     make_data(&data)?;
 
     let peers = [
-        Program::new("veritysetup", PathBuf::from("veritysetup"), &folder),
-        Program::new("bistable-verity", ours, &folder),
+        Program::new(
+            "veritysetup",
+            host_tools::find("veritysetup")?,
+            &folder,
+            runner,
+        ),
+        Program::new("bistable-verity", ours, &folder, runner),
     ];
     // Two threads beside others' work gain less than one: say so with the figures.
     let load = fs::read_to_string("/proc/loadavg").context("cannot read /proc/loadavg")?;
@@ -86,20 +91,28 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     write!(io::stdout(), "{report}").context("cannot print")
 }
 
-struct Program {
+struct Program<'a> {
     name: &'static str,
     path: PathBuf,
     hash: PathBuf,
+    runner: &'a Runner,
 }
 
-impl Program {
-    fn new(name: &'static str, path: PathBuf, folder: &Path) -> Self {
+impl<'a> Program<'a> {
+    fn new(name: &'static str, path: PathBuf, folder: &Path, runner: &'a Runner) -> Self {
         let hash = folder.join(format!("verity-hash.{name}"));
-        Self { name, path, hash }
+        Self {
+            name,
+            path,
+            hash,
+            runner,
+        }
     }
 
     fn version(&self) -> Result<String> {
-        let version = command::output(Command::new(&self.path).arg("--version"))?;
+        let version = self
+            .runner
+            .output(Command::new(&self.path).arg("--version"))?;
         Ok(version
             .lines()
             .next()
@@ -121,7 +134,7 @@ impl Program {
             .args([data, &self.hash])
             .args([SALT, UUID]);
         let start = Instant::now();
-        let output = command::output(&mut format)?;
+        let output = self.runner.output(&mut format)?;
         let elapsed = start.elapsed();
         let root_hash = output
             .lines()
@@ -134,7 +147,7 @@ impl Program {
         let mut verify = Command::new(&self.path);
         verify.arg("verify").args([data, &self.hash]).arg(root_hash);
         let start = Instant::now();
-        command::output(&mut verify)?;
+        self.runner.output(&mut verify)?;
         Ok(start.elapsed())
     }
 }

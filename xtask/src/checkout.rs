@@ -37,6 +37,15 @@ impl Checkout {
         self.build().join("programs")
     }
 
+    /// What a build that was ended by force has left.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.build().join("scratch")
+    }
+
+    pub(crate) fn stories(&self) -> PathBuf {
+        self.build().join("stories")
+    }
+
     pub(crate) fn keys(&self) -> PathBuf {
         self.build().join("keys")
     }

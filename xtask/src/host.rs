@@ -3,112 +3,90 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use host_tools::{PACKAGES, Package};
 
-use crate::command;
-
-/// Debian packages, each with what it is here for.
-const PACKAGES: [(&str, &str); 21] = [
-    ("ca-certificates", "the package archive over TLS"),
-    ("cpio", "the initrd's oracle in tests"),
-    (
-        "cryptsetup-bin",
-        "veritysetup: oracle and peer of the hash tree",
-    ),
-    (
-        "dbus-daemon",
-        "a private bus for the tests of daemon and gate",
-    ),
-    ("debian-archive-keyring", "the keys of Debian's archive"),
-    (
-        "dosfstools",
-        "mkfs.vfat: oracle of the reader of the EFI system partition",
-    ),
-    (
-        "e2fsprogs",
-        "mkfs.ext4: a foreign file system for the tests",
-    ),
-    ("fdisk", "sfdisk: oracle of the partition table"),
-    ("gcc", "linking, and the crates that build C"),
-    ("gdisk", "sgdisk: oracle of the partition table"),
-    ("libc6-dev", "linking, and the static libc of PID 1"),
-    ("libostree-dev", "the crate ostree"),
-    ("mtools", "the EFI system partition without a mount"),
-    ("ovmf", "real firmware for the virtual machines"),
-    ("pkg-config", "finding libostree"),
-    ("qemu-system-x86", "the virtual machines"),
-    ("qemu-utils", "disk images"),
-    ("systemd", "systemd-analyze: oracle of versions and units"),
-    (
-        "systemd-container",
-        "systemd-dissect: oracle of the partition table",
-    ),
-    (
-        "util-linux",
-        "setpriv: no virtual machine outlives its test",
-    ),
-    (
-        "xz-utils",
-        "the damaged partition tables among the known answers",
-    ),
-];
+use crate::runner::Runner;
 
 /// Installs what is missing, or says how to.
-pub(crate) fn set_up() -> Result<()> {
+pub(crate) fn set_up(runner: &Runner) -> Result<()> {
     let missing = missing()?;
     if missing.is_empty() {
         return Ok(());
     }
-    if !is_root()? {
+    let install = ["install", "--yes", "--quiet", "--no-install-recommends"];
+    if !is_root(runner)? {
         bail!(
-            "these packages are missing; install them and try again:\n  sudo apt-get install --no-install-recommends {}",
+            "some packages are missing; install them and try again:\n  sudo apt-get update && sudo apt-get {} {}",
+            install.join(" "),
             missing.join(" ")
         );
     }
-    let mut apt = Command::new("apt-get");
-    command::run(apt.arg("update").arg("--quiet").stdout(Stdio::null()))?;
-    let mut apt = Command::new("apt-get");
-    apt.args(["install", "--yes", "--quiet", "--no-install-recommends"])
+    let mut apt = host_tools::command("apt-get")?;
+    runner.run(apt.arg("update").arg("--quiet").stdout(Stdio::null()))?;
+    let mut apt = host_tools::command("apt-get")?;
+    apt.args(install)
         .args(&missing)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    command::run(&mut apt).with_context(|| format!("cannot install {}", missing.join(" ")))
+    runner
+        .run(&mut apt)
+        .with_context(|| format!("cannot install {}", missing.join(" ")))
 }
 
-/// Returns the packages that dpkg does not know as installed.
+/// Returns the packages that are missing, as this machine's release names them.
+///
+/// A program counts as there when it can be found, whatever brought it; dpkg is
+/// asked only for what has none.
 fn missing() -> Result<Vec<&'static str>> {
-    let output = Command::new("dpkg-query")
+    let mut missing = Vec::new();
+    let mut without_program = Vec::new();
+    for package in &PACKAGES {
+        let there = |program: &&str| host_tools::find(program).is_ok();
+        if package.programs.is_empty() {
+            without_program.push(package);
+        } else if !package.programs.iter().all(there) {
+            missing.push(package.name());
+        }
+    }
+    missing.extend(not_installed(&without_program)?);
+    missing.sort_unstable();
+    missing.dedup();
+    Ok(missing)
+}
+
+/// Returns those packages that dpkg does not know as installed.
+fn not_installed(packages: &[&'static Package]) -> Result<Vec<&'static str>> {
+    let Ok(mut query) = host_tools::command("dpkg-query") else {
+        let list: Vec<String> = PACKAGES
+            .iter()
+            .map(|package| format!("  {}: {}", package.name(), package.why))
+            .collect();
+        bail!("this is no Debian; install what gives\n{}", list.join("\n"));
+    };
+    let output = query
         .args([
             "--show",
             "--showformat",
             "${Package} ${db:Status-Status}\\n",
         ])
-        .args(PACKAGES.map(|(package, _)| package))
+        .args(packages.iter().map(|package| package.name()))
         .stderr(Stdio::null())
         .output()
-        .with_context(|| {
-            let list: Vec<String> = PACKAGES
-                .iter()
-                .map(|(package, why)| format!("  {package}: {why}"))
-                .collect();
-            format!(
-                "cannot ask dpkg what is installed; on another system, install what gives\n{}",
-                list.join("\n")
-            )
-        })?;
+        .context("cannot ask dpkg what is installed")?;
     // It exits 1 when it has never heard of one of them: that is an answer here.
     let known = String::from_utf8_lossy(&output.stdout);
-    Ok(PACKAGES
+    Ok(packages
         .iter()
-        .map(|(package, _)| *package)
-        .filter(|package| {
+        .map(|package| package.name())
+        .filter(|name| {
             !known
                 .lines()
-                .any(|line| line == format!("{package} installed"))
+                .any(|line| line == format!("{name} installed"))
         })
         .collect())
 }
 
-fn is_root() -> Result<bool> {
-    Ok(command::output(Command::new("id").arg("-u"))?.trim() == "0")
+fn is_root(runner: &Runner) -> Result<bool> {
+    Ok(runner.output(Command::new("id").arg("-u"))?.trim() == "0")
 }

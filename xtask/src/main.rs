@@ -5,16 +5,21 @@
 
 mod bench_verity;
 mod checkout;
-mod command;
 mod host;
+mod phases;
 mod programs;
 mod releases;
 mod rungs;
+mod runner;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::checkout::Checkout;
+use crate::runner::{Interrupted, Runner};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -68,18 +73,33 @@ enum Bench {
     Verity(bench_verity::Arguments),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    let task = Arguments::parse().task;
+    match perform(task) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            let Some(interrupted) = error.downcast_ref::<Interrupted>() else {
+                return Err(error);
+            };
+            writeln!(io::stderr(), "\n{interrupted}")?;
+            Ok(ExitCode::from(interrupted.exit_code()))
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
     let checkout = Checkout::find()?;
-    match Arguments::parse().task {
-        Task::Setup => host::set_up(),
-        Task::Demo => releases::demo(&checkout),
-        Task::Releases => releases::build_all(&checkout),
-        Task::Test { fast: true, .. } => rungs::run_fast(&checkout),
-        Task::Test { story, .. } => rungs::run_all(&checkout, story.as_deref()),
-        Task::Check => rungs::check(&checkout),
+    let runner = Runner::new()?;
+    match task {
+        Task::Setup => host::set_up(&runner),
+        Task::Demo => releases::demo(&checkout, &runner),
+        Task::Releases => releases::build_all(&checkout, &runner),
+        Task::Test { fast: true, .. } => rungs::run_fast(&checkout, &runner),
+        Task::Test { story, .. } => rungs::run_all(&checkout, &runner, story.as_deref()),
+        Task::Check => rungs::check(&checkout, &runner),
         Task::Bench {
             bench: Bench::Verity(arguments),
-        } => bench_verity::run(arguments),
-        Task::Image { arguments } => releases::image_tool(&checkout, &arguments),
+        } => bench_verity::run(&checkout, &runner, arguments),
+        Task::Image { arguments } => releases::image_tool(&checkout, &runner, &arguments),
     }
 }

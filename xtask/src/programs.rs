@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::checkout::Checkout;
-use crate::command;
+use crate::runner::Runner;
 
 /// The one place where the toolchain's name of the target is spelled: PID 1 is
 /// compiled for it by name, which keeps its static flags from build scripts.
@@ -39,7 +39,7 @@ pub(crate) fn cargo(checkout: &Checkout) -> Command {
 }
 
 /// Builds the node's programs and the image builder, and collects the former.
-pub(crate) fn build(checkout: &Checkout) -> Result<Programs> {
+pub(crate) fn build(checkout: &Checkout, runner: &Runner) -> Result<Programs> {
     let node = checkout.programs();
     fs::create_dir_all(&node).with_context(|| format!("cannot make {}", node.display()))?;
 
@@ -55,7 +55,7 @@ pub(crate) fn build(checkout: &Checkout) -> Result<Programs> {
     for binary in NODE {
         shared.args(["--bin", binary]);
     }
-    command::run(&mut shared)?;
+    runner.run(&mut shared)?;
 
     let flags = format!(
         "CARGO_TARGET_{}_RUSTFLAGS",
@@ -72,7 +72,7 @@ pub(crate) fn build(checkout: &Checkout) -> Result<Programs> {
     ]);
     init.args(["--no-default-features", "--target", TARGET]);
     init.env(flags, "-C target-feature=+crt-static");
-    command::run(&mut init)?;
+    runner.run(&mut init)?;
 
     let release = checkout.target().join("release");
     for binary in NODE {

@@ -4,14 +4,18 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context, Result};
 
 use crate::checkout::Checkout;
 use crate::programs::Programs;
-use crate::{command, host, programs};
+use crate::runner::Runner;
+use crate::{host, programs};
 
 /// A release that is built from the product's declaration.
 #[derive(Debug, Clone, Copy)]
@@ -64,34 +68,60 @@ pub(crate) const STORIES: [Recipe; 3] = [
 /// The release that a node starts its life with: a disk image is made of it.
 const FIRST: &str = "1";
 
+/// How many images are made at a time: composing is for one alone (the builder sees to
+/// that), what follows fills a core each.
+const BUILDERS: usize = 2;
+
 /// Makes keys and images that are missing or made of something else than what is
 /// here now.
-pub(crate) fn prepare(checkout: &Checkout, recipes: &[Recipe]) -> Result<PathBuf> {
+pub(crate) fn prepare(
+    checkout: &Checkout,
+    runner: &Runner,
+    programs: &Programs,
+    recipes: &[Recipe],
+) -> Result<()> {
     let Programs {
         node,
         image_tool: tool,
-    } = programs::build(checkout)?;
+    } = programs;
     if !checkout.keys().join("root.json").exists() {
-        command::run(Command::new(&tool).arg("keys").arg(checkout.keys()))?;
+        runner.run(Command::new(tool).arg("keys").arg(checkout.keys()))?;
     }
     let inputs = digest(&[
-        &node,
-        &tool,
+        node,
+        tool,
         &checkout.keys().join("root.json"),
         &checkout.root().join("image/declarations"),
         &checkout.root().join("systemd-units"),
     ])?;
-    for recipe in recipes {
-        build(checkout, &tool, &node, recipe, inputs)
-            .with_context(|| format!("cannot build release {}", recipe.version))?;
-    }
-    Ok(tool)
+    let waiting = Mutex::new(recipes.iter());
+    let next = || {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.next()
+    };
+    let build_in_turn = || -> Result<()> {
+        while let Some(recipe) = next() {
+            build(checkout, runner, programs, recipe, inputs)
+                .with_context(|| format!("cannot build release {}", recipe.version))?;
+        }
+        Ok(())
+    };
+    let made = thread::scope(|scope| {
+        let builders: Vec<_> = (0..BUILDERS).map(|_| scope.spawn(build_in_turn)).collect();
+        builders
+            .into_iter()
+            .map(|builder| builder.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect::<Vec<_>>()
+    });
+    // What builders that were ended by force have left; there is none otherwise.
+    drop(fs::remove_dir_all(checkout.scratch()));
+    made.into_iter().collect()
 }
 
 fn build(
     checkout: &Checkout,
-    tool: &Path,
-    node: &Path,
+    runner: &Runner,
+    programs: &Programs,
     recipe: &Recipe,
     inputs: u64,
 ) -> Result<()> {
@@ -102,7 +132,7 @@ fn build(
         return Ok(());
     }
     let declarations = checkout.root().join("image/declarations");
-    let mut build = Command::new(tool);
+    let mut build = Command::new(&programs.image_tool);
     build
         .arg("build")
         .arg("--declaration")
@@ -115,7 +145,7 @@ fn build(
         .arg("--root-of-trust")
         .arg(checkout.keys().join("root.json"))
         .arg("--programs")
-        .arg(node)
+        .arg(&programs.node)
         .arg("--build-dir")
         .arg(checkout.build())
         .arg("--out")
@@ -123,39 +153,40 @@ fn build(
     if recipe.name == FIRST {
         build.arg("--disk");
     }
-    command::run(&mut build)?;
+    runner.run(&mut build)?;
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
 }
 
 /// Makes every release that the demo and the stories use.
-pub(crate) fn build_all(checkout: &Checkout) -> Result<()> {
-    host::set_up()?;
-    prepare(checkout, &[DEMO, STORIES].concat())?;
-    Ok(())
+pub(crate) fn build_all(checkout: &Checkout, runner: &Runner) -> Result<()> {
+    host::set_up(runner)?;
+    let programs = programs::build(checkout, runner)?;
+    prepare(checkout, runner, &programs, &[DEMO, STORIES].concat())
 }
 
 /// Runs the image builder with the user's own arguments.
-pub(crate) fn image_tool(checkout: &Checkout, arguments: &[String]) -> Result<()> {
-    host::set_up()?;
-    let tool = programs::build(checkout)?.image_tool;
-    command::run(Command::new(tool).args(arguments))
+pub(crate) fn image_tool(checkout: &Checkout, runner: &Runner, arguments: &[String]) -> Result<()> {
+    host::set_up(runner)?;
+    let tool = programs::build(checkout, runner)?.image_tool;
+    runner.run(Command::new(tool).args(arguments))
 }
 
 /// Plays the main job in this terminal.
-pub(crate) fn demo(checkout: &Checkout) -> Result<()> {
-    host::set_up()?;
-    let tool = prepare(checkout, &DEMO)?;
-    command::run(programs::cargo(checkout).args([
+pub(crate) fn demo(checkout: &Checkout, runner: &Runner) -> Result<()> {
+    host::set_up(runner)?;
+    let programs = programs::build(checkout, runner)?;
+    prepare(checkout, runner, &programs, &DEMO)?;
+    runner.run(programs::cargo(checkout).args([
         "build",
         "--release",
         "--workspace",
         "--bin",
         "demo",
     ]))?;
-    command::run(
+    runner.run(
         Command::new(checkout.target().join("release/demo"))
             .env("BISTABLE_BUILD_DIR", checkout.build())
-            .env("BISTABLE_IMAGE_BIN", tool),
+            .env("BISTABLE_IMAGE_BIN", programs.image_tool),
     )
 }
 

@@ -1,42 +1,114 @@
 //! The four rungs of tests, the fast ones first.
 
+use std::io::{self, Write as _};
 use std::process::Command;
+use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::checkout::Checkout;
-use crate::programs::cargo;
-use crate::{command, host, releases};
+use crate::phases::Phases;
+use crate::programs::{self, cargo};
+use crate::runner::{Interrupted, Runner};
+use crate::{host, releases};
+
+/// How many stories are told at a time. A virtual machine without hardware help
+/// fills a core while it starts and waits while it soaks, so that three keep two
+/// cores busy.
+const STORIES_AT_A_TIME: &str = "--test-threads=3";
 
 /// The rungs that need no virtual machine and no image: pure and wired.
-pub(crate) fn run_fast(checkout: &Checkout) -> Result<()> {
-    host::set_up()?;
-    command::run(&mut test(checkout))
+pub(crate) fn run_fast(checkout: &Checkout, runner: &Runner) -> Result<()> {
+    in_phases(|phases| fast(checkout, runner, phases))
 }
 
 /// Every rung, or only the stories whose name contains `story`.
-pub(crate) fn run_all(checkout: &Checkout, story: Option<&str>) -> Result<()> {
-    if story.is_none() {
-        run_fast(checkout)?;
-    } else {
-        host::set_up()?;
+pub(crate) fn run_all(checkout: &Checkout, runner: &Runner, story: Option<&str>) -> Result<()> {
+    in_phases(|phases| match story {
+        Some(name) => {
+            host::set_up(runner)?;
+            slow(checkout, runner, phases, Some(name))
+        }
+        None => {
+            fast(checkout, runner, phases)?;
+            slow(checkout, runner, phases, None)
+        }
+    })
+}
+
+/// Does `work`, and prints where the time went, also when it failed.
+fn in_phases(work: impl FnOnce(&mut Phases) -> Result<()>) -> Result<()> {
+    let mut phases = Phases::default();
+    let result = work(&mut phases);
+    if let Err(error) = &result
+        && error.is::<Interrupted>()
+    {
+        return result;
     }
-    let tool = releases::prepare(checkout, &[releases::DEMO, releases::STORIES].concat())?;
+    write!(io::stdout(), "{phases}").context("cannot print")?;
+    result
+}
+
+fn fast(checkout: &Checkout, runner: &Runner, phases: &mut Phases) -> Result<()> {
+    phases.time("host packages", || host::set_up(runner))?;
+    phases.time("compile", || {
+        runner.run(test(checkout).arg("--no-run").arg("--quiet"))
+    })?;
+    phases.time("fast tests", || runner.run(&mut test(checkout)))
+}
+
+fn slow(
+    checkout: &Checkout,
+    runner: &Runner,
+    phases: &mut Phases,
+    story: Option<&str>,
+) -> Result<()> {
+    let programs = phases.time("compile programs", || programs::build(checkout, runner))?;
     let slow = |target: &str| {
         let mut slow = test(checkout);
         slow.args(["--test", target])
             .env("BISTABLE_BUILD_DIR", checkout.build())
-            .env("BISTABLE_IMAGE_BIN", &tool);
+            .env("BISTABLE_IMAGE_BIN", &programs.image_tool);
         slow
     };
+    let kernel_tests = phases.time("compile slow tests", || {
+        let mut compile = slow("whole_build");
+        runner.run(compile.args(["--test", "stories", "--no-run", "--quiet"]))?;
+        kernel_tests(checkout, runner)
+    })?;
+    phases.time("six images", || {
+        let recipes = [releases::DEMO, releases::STORIES].concat();
+        releases::prepare(checkout, runner, &programs, &recipes)
+    })?;
     if story.is_none() {
-        command::run(&mut slow("whole_build"))?;
+        phases.time("whole builds", || runner.run(&mut slow("whole_build")))?;
     }
     let mut stories = slow("stories");
-    // A virtual machine without hardware help fills a core.
-    stories.args(["--", "--test-threads=2"]);
-    stories.args(story);
-    command::run(&mut stories)
+    stories.env("BISTABLE_KERNEL_TESTS", kernel_tests);
+    stories.args(["--", STORIES_AT_A_TIME]).args(story);
+    let start = SystemTime::now();
+    let told = phases.time("stories", || runner.run(&mut stories));
+    phases.add_stories(&checkout.stories(), start);
+    told
+}
+
+/// Returns the program of the tests of `verity` that need a kernel of their own: a
+/// story runs it inside a node.
+fn kernel_tests(checkout: &Checkout, runner: &Runner) -> Result<String> {
+    const NAME: &str = "root_device_mapper";
+    let mut compile = test(checkout);
+    compile.args(["--test", NAME, "--no-run", "--message-format=json"]);
+    let messages = runner.output(&mut compile)?;
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| {
+            let name = message.pointer("/target/name")?;
+            let program = message.get("executable")?.as_str()?;
+            (name == NAME).then(|| program.to_owned())
+        })
+        .with_context(|| format!("cargo does not say where the tests {NAME} are"))
 }
 
 /// Everything is tested with the same selection of packages, the whole workspace:
@@ -48,10 +120,10 @@ fn test(checkout: &Checkout) -> Command {
 }
 
 /// Formatting, lints, and what may enter the dependency tree.
-pub(crate) fn check(checkout: &Checkout) -> Result<()> {
-    host::set_up()?;
-    command::run(cargo(checkout).args(["fmt", "--all", "--check"]))?;
-    command::run(cargo(checkout).args([
+pub(crate) fn check(checkout: &Checkout, runner: &Runner) -> Result<()> {
+    host::set_up(runner)?;
+    runner.run(cargo(checkout).args(["fmt", "--all", "--check"]))?;
+    runner.run(cargo(checkout).args([
         "clippy",
         "--workspace",
         "--all-targets",
@@ -61,7 +133,7 @@ pub(crate) fn check(checkout: &Checkout) -> Result<()> {
     ]))?;
     if Command::new("cargo-deny").arg("--version").output().is_ok() {
         // The advisories need a network that reaches their repository: a nightly job's work.
-        command::run(cargo(checkout).args(["deny", "check", "licenses", "bans", "sources"]))?;
+        runner.run(cargo(checkout).args(["deny", "check", "licenses", "bans", "sources"]))?;
     }
     Ok(())
 }
