@@ -271,6 +271,21 @@ fn what_is_not_there_or_too_small_is_1_and_makes_no_file() {
 }
 
 #[test]
+fn what_is_neither_file_nor_device_is_1_and_makes_no_file() {
+    let folder = folder();
+    for data in [".", "/dev/null"] {
+        expect(
+            &folder,
+            1,
+            "neither a file nor a block device",
+            &["format", data, "hash"],
+        );
+        expect(&folder, 1, "neither a file", &["dump", data]);
+    }
+    assert!(!folder.path().join("hash").exists());
+}
+
+#[test]
 fn data_that_has_become_shorter_is_not_proved() {
     let folder = folder();
     let root_hash = field(

@@ -19,10 +19,18 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let mut file = File::open(path).map_err(|source| Failure::Open {
+        let open = |source| Failure::Open {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        // Asked before opening, which would wait for the other end of a pipe.
+        let kind = path.metadata().map_err(open)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(Failure::Kind {
+                path: path.to_owned(),
+            });
+        }
+        let mut file = File::open(path).map_err(open)?;
         // A block device's metadata has no size; its end does.
         let size = file
             .seek(SeekFrom::End(0))

@@ -13,6 +13,8 @@ use verity::{BadArea, FormatError, ReadAreaError, VerifyError};
 pub(crate) enum Failure {
     #[error("cannot open {path}")]
     Open { path: PathBuf, source: io::Error },
+    #[error("{path} is neither a file nor a block device")]
+    Kind { path: PathBuf },
     #[error("cannot tell the size of {path}")]
     Size { path: PathBuf, source: io::Error },
     #[error("no such tree can be made of {path}")]
@@ -61,6 +63,7 @@ impl Failure {
         match self {
             Self::Area { .. } | Self::Overlap { .. } => 2,
             Self::Open { .. }
+            | Self::Kind { .. }
             | Self::Size { .. }
             | Self::Small { .. }
             | Self::Superblock { .. }
