@@ -286,6 +286,32 @@ fn what_is_neither_file_nor_device_is_1_and_makes_no_file() {
 }
 
 #[test]
+fn a_root_hash_can_come_and_go_by_a_file() {
+    let folder = folder();
+    let file = "--root-hash-file=root";
+    let made = expect(&folder, 0, "Root hash:", &["format", "data", "hash", file]);
+    assert_eq!(
+        read(&folder, "root"),
+        field(&made, "Root hash:").into_bytes()
+    );
+    let verify = ["verify", "data", "hash", file];
+    expect(&folder, 0, "", &verify);
+    fs::write(folder.path().join("root"), "11".repeat(32) + "\n").expect("the disk has room");
+    expect(&folder, 1, "corrupted", &verify);
+    fs::write(folder.path().join("root"), "11").expect("the disk has room");
+    expect(&folder, 1, "root holds no root hash", &verify);
+    let both = ["verify", "data", "hash", &"11".repeat(32), file];
+    expect(&folder, 2, "cannot be used with", &both);
+    expect(&folder, 2, "<ROOT_HASH>", &["verify", "data", "hash"]);
+    expect(
+        &folder,
+        1,
+        "cannot write the root hash",
+        &["format", "data", "hash", "--root-hash-file=no/where"],
+    );
+}
+
+#[test]
 fn data_that_has_become_shorter_is_not_proved() {
     let folder = folder();
     let root_hash = field(

@@ -35,15 +35,22 @@ pub(crate) enum Action {
         /// UUID of the superblock; random when not given
         #[arg(long, conflicts_with = "no_superblock")]
         uuid: Option<Uuid>,
+        /// Write the root hash to this file as well
+        #[arg(long, value_name = "FILE")]
+        root_hash_file: Option<PathBuf>,
     },
     /// Check every block of DATA and HASH against a root hash
     Verify {
         data: PathBuf,
         hash: PathBuf,
         /// 64 hexadecimal digits
-        root_hash: RootHash,
+        #[arg(required_unless_present = "root_hash_file")]
+        root_hash: Option<RootHash>,
         #[command(flatten)]
         tree: Tree,
+        /// Read the root hash from this file
+        #[arg(long, value_name = "FILE", conflicts_with = "root_hash")]
+        root_hash_file: Option<PathBuf>,
     },
     /// Show the superblock of HASH
     Dump {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use partition_layout::BadRootHash;
 use verity::{BadArea, FormatError, ReadAreaError, VerifyError};
 
 /// Two families: refusals, where the arguments ask for what cannot be (exit
@@ -54,6 +55,12 @@ pub(crate) enum Failure {
         hash: PathBuf,
         source: VerifyError,
     },
+    #[error("a root hash is needed to verify")]
+    NoRootHash,
+    #[error("{path} holds no root hash")]
+    ReadRootHash { path: PathBuf, source: BadRootHash },
+    #[error("cannot write the root hash to {path}")]
+    WriteRootHash { path: PathBuf, source: io::Error },
     #[error("cannot print")]
     Print(#[source] io::Error),
 }
@@ -61,7 +68,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
-            Self::Area { .. } | Self::Overlap { .. } => 2,
+            Self::Area { .. } | Self::Overlap { .. } | Self::NoRootHash => 2,
             Self::Open { .. }
             | Self::Kind { .. }
             | Self::Size { .. }
@@ -71,6 +78,8 @@ impl Failure {
             | Self::Format { .. }
             | Self::Sync { .. }
             | Self::Verify { .. }
+            | Self::ReadRootHash { .. }
+            | Self::WriteRootHash { .. }
             | Self::Print(_) => 1,
         }
     }

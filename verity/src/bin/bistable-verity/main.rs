@@ -5,6 +5,7 @@ mod device;
 mod failure;
 mod report;
 
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,13 +45,25 @@ fn run(action: &Action) -> Result<(), Failure> {
             hash,
             tree,
             uuid,
-        } => run_format(data, hash, tree, *uuid),
+            root_hash_file,
+        } => {
+            let root_hash = run_format(data, hash, tree, *uuid)?;
+            match root_hash_file {
+                Some(path) => write_root_hash(path, &root_hash),
+                None => Ok(()),
+            }
+        }
         Action::Verify {
             data,
             hash,
             root_hash,
             tree,
-        } => run_verify(data, hash, root_hash, tree),
+            root_hash_file,
+        } => match (root_hash, root_hash_file) {
+            (Some(root_hash), _) => run_verify(data, hash, root_hash, tree),
+            (None, Some(path)) => run_verify(data, hash, &read_root_hash(path)?, tree),
+            (None, None) => Err(Failure::NoRootHash),
+        },
         Action::Dump { hash, hash_offset } => {
             let device = Device::open(hash)?;
             let area = read_area(&device, hash, *hash_offset)?;
@@ -59,7 +72,12 @@ fn run(action: &Action) -> Result<(), Failure> {
     }
 }
 
-fn run_format(data: &Path, hash: &Path, tree: &Tree, uuid: Option<Uuid>) -> Result<(), Failure> {
+fn run_format(
+    data: &Path,
+    hash: &Path,
+    tree: &Tree,
+    uuid: Option<Uuid>,
+) -> Result<RootHash, Failure> {
     let data_device = Device::open(data)?;
     let params = tree.params(random::<SALT_SIZE>).map_err(Failure::Random)?;
     let bad_params = |source| area_error(data, verity::BadArea::Params(source));
@@ -90,7 +108,32 @@ fn run_format(data: &Path, hash: &Path, tree: &Tree, uuid: Option<Uuid>) -> Resu
         path: hash.to_owned(),
         source,
     })?;
-    report::print(hash, &area, Some(&root_hash)).map_err(Failure::Print)
+    report::print(hash, &area, Some(&root_hash)).map_err(Failure::Print)?;
+    Ok(root_hash)
+}
+
+/// Writes the bare digits, as `veritysetup` does.
+fn write_root_hash(path: &Path, root_hash: &RootHash) -> Result<(), Failure> {
+    File::create(path)
+        .and_then(|mut file| {
+            file.write_all(root_hash.to_string().as_bytes())?;
+            file.sync_all()
+        })
+        .map_err(|source| Failure::WriteRootHash {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn read_root_hash(path: &Path) -> Result<RootHash, Failure> {
+    let text = fs::read_to_string(path).map_err(|source| Failure::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    RootHash::parse(text.trim_end()).map_err(|source| Failure::ReadRootHash {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn run_verify(data: &Path, hash: &Path, root_hash: &RootHash, tree: &Tree) -> Result<(), Failure> {
