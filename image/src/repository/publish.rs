@@ -85,6 +85,16 @@ pub enum PublishError {
         name: String,
         keys: PathBuf,
     },
+    /// Releases are there, and nothing that says which of them are offered.
+    #[error(
+        "{missing} is gone, and the repository has releases ({versions}): put back the copy that nodes are served, expired or not; beginning anew would take the releases from the list, and nodes would refuse the new list as older than what they have seen. If no node ever saw this repository, remove {targets}",
+        versions = list(.versions)
+    )]
+    LostList {
+        missing: PathBuf,
+        targets: PathBuf,
+        versions: Vec<Version>,
+    },
     /// The version is taken.
     #[error(
         "version {version} was published with other content; a version is published once, so give the image a new one"
@@ -130,7 +140,11 @@ pub fn publish(
     let current = load(&base, request.keys)?;
     let first_root = match &current {
         Some(_) => None,
-        None => Some(first_root(&base, request.keys)?),
+        None => {
+            let root = first_root(&base, request.keys)?;
+            check_nothing_was_offered(&base, &examined.release.version)?;
+            Some(root)
+        }
     };
     check_version(current.as_ref(), &examined)?;
     let channel = next_channel(&base, current.as_ref(), request, &examined.release.version)?;
@@ -219,6 +233,39 @@ fn first_root(base: &Path, keys: &KeySet) -> Result<MetadataFile, PublishError> 
             keys: keys.folder().into(),
         }),
     }
+}
+
+/// Refuses to begin anew where other releases are. The one that is to be
+/// published may be there: a first publisher was interrupted.
+fn check_nothing_was_offered(base: &Path, version: &Version) -> Result<(), PublishError> {
+    let targets = base.join(TARGETS);
+    let failed = |source| PublishError::Read {
+        path: targets.clone(),
+        source,
+    };
+    let mut versions = Vec::new();
+    for entry in std::fs::read_dir(&targets).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        // `<digest>.<target>`
+        let target = name.to_str().and_then(|name| name.split_once('.'));
+        let found = target.and_then(|(_, target)| version_of_target(target));
+        versions.extend(found.filter(|found| found != version));
+    }
+    if versions.is_empty() {
+        return Ok(());
+    }
+    versions.sort();
+    versions.dedup();
+    Err(PublishError::LostList {
+        missing: base.join(METADATA).join("timestamp.json"),
+        targets,
+        versions,
+    })
+}
+
+fn list(versions: &[Version]) -> String {
+    let versions: Vec<_> = versions.iter().map(Version::as_str).collect();
+    versions.join(", ")
 }
 
 fn is_same_root(bytes: &[u8], own: &Signed<Root>) -> bool {

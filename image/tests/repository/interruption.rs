@@ -11,7 +11,7 @@ use image::repository::{
 use jiff::Timestamp;
 use release::Blob;
 
-use crate::fixture::{Site, stable};
+use crate::fixture::{Site, stable, version};
 
 /// A disk that takes a number of files and then no more.
 pub(crate) struct Cut {
@@ -135,6 +135,25 @@ fn no_file_that_metadata_names_is_ever_written_twice() {
         }
     }
     assert_eq!(site.problems(), [""; 0]);
+}
+
+#[test]
+fn a_repository_that_lost_its_timestamp_is_not_begun_anew() {
+    let site = Site::with(&["1", "2"]);
+    let timestamp = site.file("timestamp.json");
+    let copy = fs::read(&timestamp).expect("the timestamp");
+    fs::remove_file(&timestamp).expect("the timestamp");
+    let before = site.files();
+    let error = site.publish("3").expect_err("nodes have seen newer lists");
+    let PublishError::LostList { versions, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(versions, &[version("1"), version("2")]);
+    assert!(error.to_string().contains("(1, 2)"), "{error}");
+    assert!(site.files() == before);
+    fs::write(&timestamp, copy).expect("put back");
+    site.publish("3").expect("a release");
+    assert_eq!(site.verify().sound.len(), 3);
 }
 
 #[test]
