@@ -5,7 +5,8 @@ use std::io::Read;
 use crate::store::{Store, StoreError};
 use crate::tree::{Node, Tree};
 
-/// Program names of shells, interpreters, package managers and remote logins. A version may follow (`python3.13`).
+/// Program names of shells, interpreters, package managers and remote logins. A version (`python3.13`)
+/// or a dash and more (`apt-get`) may follow.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "a shell",
@@ -36,19 +37,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     (
         "a package manager",
-        &[
-            "apt",
-            "apt-get",
-            "apt-cache",
-            "apt-key",
-            "aptitude",
-            "dpkg",
-            "dpkg-deb",
-            "rpm",
-            "dnf",
-            "snap",
-            "pip",
-        ],
+        &["apt", "aptitude", "dpkg", "rpm", "dnf", "snap", "pip"],
     ),
     (
         "a remote login",
@@ -57,7 +46,6 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "sshd",
             "scp",
             "sftp",
-            "sftp-server",
             "dropbear",
             "telnet",
             "telnetd",
@@ -175,7 +163,10 @@ fn forbidden_name(path: &str) -> Option<&'static str> {
     if !PROGRAMS.iter().any(|folder| path.contains(folder)) {
         return None;
     }
-    let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    // `python3.13` is python, and what stands behind a dash goes with the program before it:
+    // `dpkg-query`, `ssh-agent`, `perl5.40-x86_64-linux-gnu`.
+    let first = name.split('-').next().unwrap_or(name);
+    let bare = first.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     FORBIDDEN
         .iter()
         .find(|(_, names)| names.contains(&name) || names.contains(&bare))
@@ -228,6 +219,13 @@ mod tests {
             ),
             ("/usr/bin/python3.13", file(b"elf"), "an interpreter"),
             ("/usr/bin/perl5.40.1", file(b"elf"), "an interpreter"),
+            (
+                "/usr/bin/perl5.40-x86_64-linux-gnu",
+                file(b"elf"),
+                "an interpreter",
+            ),
+            ("/usr/bin/dpkg-query", file(b"elf"), "a package manager"),
+            ("/usr/bin/ssh-agent", file(b"elf"), "a remote login"),
             ("/usr/lib/klibc/bin/sh", file(b"elf"), "a shell"),
             ("/usr/bin/dpkg", file(b"elf"), "a package manager"),
             ("/usr/sbin/sshd", file(b"elf"), "a remote login"),
