@@ -252,7 +252,7 @@ impl KeysArgs {
 impl PublishArgs {
     fn run(self, out: &mut impl Write, now: Timestamp) -> Result<ExitCode, CommandError> {
         let keys = KeySet::load(&self.keys)?;
-        let mut store = Directory::lock(&self.repository)?;
+        let mut store = Directory::create(&self.repository)?;
         let published = publish(
             &mut store,
             &PublishRequest {

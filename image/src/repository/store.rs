@@ -37,6 +37,9 @@ pub enum LockError {
     /// Another publisher is at work.
     #[error("another publisher is at work in {base} (it holds {path}); try again when it is done", path = .base.join(Directory::LOCK).display())]
     Busy { base: PathBuf },
+    /// There is nothing to change.
+    #[error("there is no repository in {base}: the first publish makes it")]
+    NoRepository { base: PathBuf },
     /// The lock file or a folder could not be made.
     #[error("cannot prepare {path}")]
     Prepare { path: PathBuf, source: io::Error },
@@ -53,14 +56,19 @@ pub struct Directory {
 impl Directory {
     const LOCK: &'static str = ".lock";
 
-    /// Takes the repository at `base` for changing; makes its folders if they
-    /// are not there, and removes what an interrupted publisher left unfinished.
+    /// Takes the repository at `base` for changing, and makes it if there is none.
+    pub fn create(base: &Path) -> Result<Self, LockError> {
+        let metadata = base.join(METADATA);
+        fs::create_dir_all(&metadata).map_err(prepare(&metadata))?;
+        Self::lock(base)
+    }
+
+    /// Takes the repository at `base` for changing, and removes what an
+    /// interrupted publisher left unfinished.
     pub fn lock(base: &Path) -> Result<Self, LockError> {
-        let prepare = |path: &Path| {
-            let path = path.to_owned();
-            move |source| LockError::Prepare { path, source }
-        };
-        fs::create_dir_all(base).map_err(prepare(base))?;
+        if !base.join(METADATA).is_dir() {
+            return Err(LockError::NoRepository { base: base.into() });
+        }
         let path = base.join(Self::LOCK);
         // The kernel drops the lock with the process, so none is ever stale.
         let lock = File::create(&path).map_err(prepare(&path))?;
@@ -190,6 +198,11 @@ fn hash(file: &mut File) -> io::Result<Blob> {
         sha256: Digest::new(hasher.finalize().into()),
         size,
     })
+}
+
+fn prepare(path: &Path) -> impl FnOnce(io::Error) -> LockError + use<> {
+    let path = path.to_owned();
+    move |source| LockError::Prepare { path, source }
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

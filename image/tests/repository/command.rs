@@ -131,6 +131,24 @@ fn keys_publish_verify_and_refresh_say_by_exit_code_how_it_went() {
     answer(&site, &publish("1", &["--timestamp-expires", "soon"]), 2);
 }
 
+#[test]
+fn a_repository_that_is_not_there_is_not_made_by_who_looks_after_it() {
+    let site = Site::new();
+    for command in ["refresh", "rotate-root"] {
+        let arguments = [
+            "repository",
+            command,
+            "--keys",
+            "keys",
+            "--repository",
+            "typo",
+        ];
+        let text = answer(&site, &arguments, 2);
+        assert!(text.contains("there is no repository in typo"), "{text}");
+    }
+    assert!(!site.path("typo").exists());
+}
+
 fn largest(folder: &Path) -> std::path::PathBuf {
     let entries = fs::read_dir(folder)
         .expect("a folder")

@@ -79,7 +79,7 @@ impl Site {
     }
 
     pub(crate) fn lock(&self) -> Directory {
-        Directory::lock(&self.base()).expect("nobody else is here")
+        Directory::create(&self.base()).expect("nobody else is here")
     }
 
     /// Builds an image once; its content depends on the version alone.
