@@ -275,6 +275,7 @@ impl PublishArgs {
         )?;
         writeln!(out, "channel {channel}: version {current}")?;
         print_expiry(out, &published.expires)?;
+        print_due(out, &published.due)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -285,12 +286,7 @@ impl RefreshArgs {
         let mut store = Directory::lock(&self.repository)?;
         let refreshed = refresh(&mut store, &keys, &self.expiry.expiries(), now)?;
         print_expiry(out, &refreshed.renewed)?;
-        for (role, moment) in &refreshed.due {
-            writeln!(
-                out,
-                "warning: {role} expires {moment}; its keys are needed to renew it"
-            )?;
-        }
+        print_due(out, &refreshed.due)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -347,6 +343,15 @@ fn print_expiry(out: &mut impl Write, expires: &[(RoleType, Timestamp)]) -> io::
     expires
         .iter()
         .try_for_each(|(role, moment)| writeln!(out, "{role} expires {moment}"))
+}
+
+fn print_due(out: &mut impl Write, due: &[(RoleType, Timestamp)]) -> io::Result<()> {
+    due.iter().try_for_each(|(role, moment)| {
+        writeln!(
+            out,
+            "warning: {role} expires {moment}; its keys are needed to renew it"
+        )
+    })
 }
 
 /// Returns an error with its causes. `tough` repeats a cause in the message

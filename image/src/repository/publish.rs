@@ -50,6 +50,10 @@ pub struct Published {
     pub bytes_added: u64,
     /// When the metadata that was signed expires, by role.
     pub expires: Vec<(RoleType, Timestamp)>,
+    /// What publishing does not renew and expires before something that was
+    /// signed: somebody with the keys must renew it by then, or nodes will
+    /// refuse the repository.
+    pub due: Vec<(RoleType, Timestamp)>,
 }
 
 /// Whether a request to publish changed what the repository offers.
@@ -158,6 +162,7 @@ pub fn publish(
         outcome: Outcome::AlreadyThere,
         bytes_added,
         expires: Vec::new(),
+        due: Vec::new(),
     };
     let Some(targets) = targets else {
         return Ok(published);
@@ -188,6 +193,9 @@ pub fn publish(
     })?;
     published.outcome = Outcome::Added;
     published.expires = files.iter().map(|file| (file.role, file.expires)).collect();
+    if published.expires.iter().any(|(_, end)| root.expires < *end) {
+        published.due.push((RoleType::Root, root.expires));
+    }
     Ok(published)
 }
 

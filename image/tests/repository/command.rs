@@ -149,6 +149,18 @@ fn a_repository_that_is_not_there_is_not_made_by_who_looks_after_it() {
     assert!(!site.path("typo").exists());
 }
 
+#[test]
+fn a_publisher_is_warned_of_a_root_file_that_expires_first() {
+    let site = Site::new();
+    build(&site.path("1"), "1", b"1");
+    answer(&site, &["keys", "k", "--root-expires", "60d"], 0);
+    let text = answer(&site, &publish("1", &[]), 0);
+    assert!(text.contains("warning: root expires"), "{text}");
+    build(&site.path("2"), "2", b"2");
+    let text = answer(&site, &publish("2", &["--expires", "30d"]), 0);
+    assert!(!text.contains("warning"), "{text}");
+}
+
 fn largest(folder: &Path) -> std::path::PathBuf {
     let entries = fs::read_dir(folder)
         .expect("a folder")
