@@ -1,6 +1,6 @@
 //! One build, from a declaration to the files of a release.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -114,8 +114,9 @@ pub enum BuildError {
 /// # Errors
 /// When any part fails; the chain of causes names package, file or tool.
 pub fn build(order: &Order) -> Result<ImageManifest, BuildError> {
-    let places = Places::prepare(order)?;
+    // What can be refused without any work is, before a folder is made.
     let declaration = Declaration::read(&order.declaration, &order.overlays)?;
+    let places = Places::prepare(order)?;
     let tools = places.lock(&declaration.tools_request(), "tools", order.packages)?;
     let toolbox = Toolbox::open(&tools, &places.packages, &places.tools)?;
     let store = Store::open(&places.ostree)?;
@@ -192,6 +193,7 @@ fn make(
     let scratch = order.build_dir.join(SCRATCH);
     fs::create_dir_all(&scratch).map_err(failed(&scratch))?;
     let scratch = tempfile::tempdir_in(&scratch).map_err(failed(&scratch))?;
+    remove_manifest(&order.out)?;
     let root = order.out.join(ImageManifest::ROOT);
     erofs::make(
         store,
@@ -301,19 +303,11 @@ impl Places {
         for folder in [&cache, &cache.join("locks"), &order.out] {
             fs::create_dir_all(folder).map_err(failed(folder))?;
         }
-        // A folder with a manifest is a whole image, which this one is not until the end.
-        let manifest = order.out.join(ImageManifest::FILE);
-        match fs::remove_file(&manifest) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(BuildError::File {
-                    path: manifest,
-                    source,
-                });
-            }
-            Ok(()) | Err(_) => {}
-        }
         let path = cache.join("lock");
         let lock = File::create(&path).map_err(failed(&path))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            tracing::info!("waiting for another build in {}", order.build_dir.display());
+        }
         lock.lock().map_err(failed(&path))?;
         Ok(Self {
             tools: order.build_dir.join("tools"),
@@ -359,6 +353,19 @@ impl Places {
     }
 }
 
+/// A folder with a manifest is a whole image, which it is no longer once the
+/// first of its files is written anew.
+fn remove_manifest(out: &Path) -> Result<(), BuildError> {
+    let manifest = out.join(ImageManifest::FILE);
+    match fs::remove_file(&manifest) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BuildError::File {
+            path: manifest,
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> BuildError + use<> {
     let path = path.to_owned();
     move |source| BuildError::File { path, source }
@@ -391,6 +398,35 @@ fn kernel_of(tree: &Tree) -> Result<String, String> {
 mod tests {
     use super::*;
     use crate::tree::Node;
+
+    /// An order for a folder with an image in it, from which no tool is needed to fail.
+    fn order(folder: &Path, declaration: &Path, root_of_trust: PathBuf) -> Order {
+        let out = folder.join("out");
+        fs::create_dir_all(&out).unwrap();
+        fs::write(out.join(ImageManifest::FILE), "an image").unwrap();
+        Order {
+            declaration: declaration.to_owned(),
+            overlays: Vec::new(),
+            origin: Origin::Composed {
+                version: "1".parse().unwrap(),
+                root_of_trust,
+            },
+            programs: folder.join("programs"),
+            build_dir: folder.join("build"),
+            out,
+            packages: PackageChoice::Known,
+            disk: DiskChoice::None,
+        }
+    }
+
+    #[test]
+    fn a_build_that_does_not_begin_leaves_the_image_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let order = order(folder.path(), Path::new("nowhere.toml"), PathBuf::new());
+        build(&order).unwrap_err();
+        let manifest = fs::read_to_string(order.out.join(ImageManifest::FILE)).unwrap();
+        assert_eq!(manifest, "an image");
+    }
 
     #[test]
     fn a_tree_says_its_version_and_its_kernel_or_why_not() {
