@@ -16,6 +16,7 @@ use crate::hash_tree::{self, BLOCK_SIZE, HashTreeError};
 use crate::initrd::{self, InitrdError};
 use crate::manifest::{ImageManifest, ManifestError, Sizes, VerityShape};
 use crate::packages::{self, Lock, Package, Request, ResolveError};
+use crate::repository::{MetadataError, parse_root};
 use crate::sbom;
 use crate::store::{About, Commit, Store, StoreError};
 use crate::toolbox::{Toolbox, ToolboxError};
@@ -83,6 +84,12 @@ pub enum BuildError {
     Declaration(#[from] DeclarationError),
     #[error("cannot use {path}")]
     File { path: PathBuf, source: io::Error },
+    /// A node with another file in its place could never update.
+    #[error("{path} is no root of trust: give the root.json that `keys` made")]
+    RootOfTrust {
+        path: PathBuf,
+        source: MetadataError,
+    },
     #[error("cannot decide on the packages")]
     Resolve(#[from] ResolveError),
     #[error("there are no tools to build with")]
@@ -116,15 +123,17 @@ pub enum BuildError {
 pub fn build(order: &Order) -> Result<ImageManifest, BuildError> {
     // What can be refused without any work is, before a folder is made.
     let declaration = Declaration::read(&order.declaration, &order.overlays)?;
+    let root_of_trust = match &order.origin {
+        Origin::Composed { root_of_trust, .. } => read_root_of_trust(root_of_trust)?,
+        // The commit has one in it.
+        Origin::Commit(_) => Vec::new(),
+    };
     let places = Places::prepare(order)?;
     let tools = places.lock(&declaration.tools_request(), "tools", order.packages)?;
     let toolbox = Toolbox::open(&tools, &places.packages, &places.tools)?;
     let store = Store::open(&places.ostree)?;
     let commit = match &order.origin {
-        Origin::Composed {
-            version,
-            root_of_trust,
-        } => {
+        Origin::Composed { version, .. } => {
             let lock = places.lock(&declaration.root_request(), "root", order.packages)?;
             let rules = Rules::of(&declaration.additions);
             let base = base::base(&store, &toolbox, &lock, &rules, &places.packages)?;
@@ -134,7 +143,7 @@ pub fn build(order: &Order) -> Result<ImageManifest, BuildError> {
                 architecture: Architecture::X86_64,
                 time: base.time,
                 programs: &order.programs,
-                root_of_trust,
+                root_of_trust: &root_of_trust,
             };
             compose(&store, &toolbox, base, &parts)?
         }
@@ -353,6 +362,17 @@ impl Places {
     }
 }
 
+fn read_root_of_trust(path: &Path) -> Result<Vec<u8>, BuildError> {
+    let bytes = fs::read(path).map_err(failed(path))?;
+    match parse_root(&bytes) {
+        Ok(_) => Ok(bytes),
+        Err(source) => Err(BuildError::RootOfTrust {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
 /// A folder with a manifest is a whole image, which it is no longer once the
 /// first of its files is written anew.
 fn remove_manifest(out: &Path) -> Result<(), BuildError> {
@@ -397,7 +417,10 @@ fn kernel_of(tree: &Tree) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::KeySet;
     use crate::tree::Node;
+
+    const PRODUCT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/declarations/bistable.toml");
 
     /// An order for a folder with an image in it, from which no tool is needed to fail.
     fn order(folder: &Path, declaration: &Path, root_of_trust: PathBuf) -> Order {
@@ -417,6 +440,21 @@ mod tests {
             packages: PackageChoice::Known,
             disk: DiskChoice::None,
         }
+    }
+
+    #[test]
+    fn nothing_but_a_signed_root_file_becomes_the_root_of_trust() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("root-1.pem");
+        fs::write(&key, "-----BEGIN PRIVATE KEY-----").unwrap();
+        let error = build(&order(folder.path(), Path::new(PRODUCT), key)).unwrap_err();
+        assert!(
+            matches!(&error, BuildError::RootOfTrust { path, .. } if path.ends_with("root-1.pem"))
+        );
+        let missing = folder.path().join(KeySet::ROOT);
+        let error = build(&order(folder.path(), Path::new(PRODUCT), missing)).unwrap_err();
+        assert!(matches!(error, BuildError::File { .. }), "{error:?}");
+        assert!(!folder.path().join("build").exists());
     }
 
     #[test]

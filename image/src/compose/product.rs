@@ -31,7 +31,8 @@ pub struct Parts<'a> {
     pub time: u64,
     /// The folder of the built programs.
     pub programs: &'a Path,
-    pub root_of_trust: &'a Path,
+    /// The bytes of a TUF root file.
+    pub root_of_trust: &'a [u8],
 }
 
 /// Adds to the tree what a release is beside its packages.
@@ -69,7 +70,7 @@ pub fn add(
         }
         put_from(store, tree, &program.to, 0o755, &from)?;
     }
-    put_from(store, tree, ROOT_OF_TRUST, 0o644, parts.root_of_trust)?;
+    put(store, tree, ROOT_OF_TRUST, 0o644, parts.root_of_trust)?;
     let os_release = os_release(parts);
     put(store, tree, OS_RELEASE, 0o644, os_release.as_bytes())?;
     for file in &additions.file {

@@ -30,6 +30,7 @@ pub use examine::ExamineError;
 pub use expiry::{BadExpiry, Expiries, Expiry};
 pub use keys::{GenerateError, KeyPlan, KeySet, LoadKeysError, Quorum, SignError, generate};
 pub use metadata::MetadataError;
+pub(crate) use metadata::parse_root;
 pub use publish::{Outcome, PublishError, PublishRequest, Published, publish};
 pub use refresh::{RefreshError, Refreshed, refresh};
 pub use rotate::{RotateError, rotate_root};
