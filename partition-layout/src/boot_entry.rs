@@ -13,6 +13,22 @@ pub const ENTRY_FOLDER: &str = "EFI/Linux";
 const PREFIX: &str = "bistable_";
 const SUFFIX: &str = ".efi";
 
+/// The name of a kernel image in [`ENTRY_FOLDER`] before it is an entry.
+///
+/// No boot loader takes it for one, as it does not end in `.efi`. It is as long as it is
+/// so that it takes no fewer records in the folder than the entry that it becomes: then
+/// the new name fits in the place of this one (see [`crate::entry_names`]).
+pub const TEMPORARY_NAME: &str = "bistable.new_kernel-image-that-is-no-entry-yet";
+/// What every release of ours has given such a name to begin with.
+const TEMPORARY_PREFIX: &str = "bistable.new";
+
+/// Tells whether `file_name` is that of a kernel image that never became an entry,
+/// left behind by whatever release of ours.
+pub fn is_temporary_name(file_name: &str) -> bool {
+    let name = file_name.to_ascii_lowercase();
+    name.starts_with(TEMPORARY_PREFIX) && !name.ends_with(SUFFIX)
+}
+
 /// The boot counter in the name of an entry.
 ///
 /// Each value is at most `i32::MAX`, the limit that systemd has for it.

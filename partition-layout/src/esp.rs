@@ -6,6 +6,8 @@ use crate::device::Device;
 use crate::fat::Fat;
 pub use crate::fat::ReadFatError;
 use crate::table::Partition;
+pub use crate::torn_names::TornName;
+use crate::torn_names::find_torn;
 pub use crate::uki::Uki;
 
 const LOADER_CONFIGURATION: (&str, &str) = ("loader", "loader.conf");
@@ -20,6 +22,8 @@ const MAX_CONFIGURATION_BYTES: usize = 64 << 10;
 pub struct Esp {
     /// The files in `EFI/Linux` that it looks at, by name.
     pub files: Vec<EntryFile>,
+    /// Names in that folder that a rename, cut short, has left behind.
+    pub torn: Vec<TornName>,
     /// Why the order of the entries does not decide alone, if it does not.
     pub decided_elsewhere: Option<String>,
 }
@@ -67,7 +71,11 @@ impl Esp {
     pub fn read(device: &impl Device, partition: &Partition) -> Result<Self, ReadFatError> {
         let fat = Fat::open(device, partition)?;
         let mut files = Vec::new();
-        for node in fat.list(ENTRY_FOLDER)?.unwrap_or_default() {
+        let nodes = fat.list(ENTRY_FOLDER)?.unwrap_or_default();
+        let no_folders: Vec<_> = nodes.iter().filter(|node| !node.is_folder).collect();
+        let torn = find_torn(&no_folders).into_iter().map(|(_, torn)| torn);
+        let torn = torn.collect();
+        for node in nodes {
             // systemd-boot passes over everything else in this folder.
             let name = node.name.to_ascii_lowercase();
             if node.is_folder
@@ -96,6 +104,7 @@ impl Esp {
         let decided_elsewhere = decided_elsewhere(&fat)?;
         Ok(Self {
             files,
+            torn,
             decided_elsewhere,
         })
     }

@@ -70,6 +70,17 @@ enum Root {
     Chain(u32),
 }
 
+/// A folder, and where it lies.
+#[derive(Clone, Debug)]
+pub(crate) struct FolderMap {
+    pub(crate) content: Vec<u8>,
+    /// The first byte on the device of each of its clusters.
+    pub(crate) clusters: Vec<u64>,
+    pub(crate) cluster_bytes: u64,
+    /// The sector size that the file system was made for.
+    pub(crate) sector_bytes: u64,
+}
+
 /// A file system on a partition.
 #[derive(Debug)]
 pub(crate) struct Fat<'d, D> {
@@ -78,6 +89,7 @@ pub(crate) struct Fat<'d, D> {
     start: u64,
     len: u64,
     width: Width,
+    sector_bytes: u64,
     cluster_bytes: u64,
     /// The first byte of the first FAT, and of the first cluster, in the partition.
     fat: u64,
@@ -89,8 +101,13 @@ pub(crate) struct Fat<'d, D> {
 impl<'d, D: Device> Fat<'d, D> {
     /// Checks the first sector of the file system on `partition`.
     pub(crate) fn open(device: &'d D, partition: &Partition) -> Result<Self, ReadFatError> {
+        Self::open_at(device, partition.start, partition.len)
+    }
+
+    /// Checks the first sector of the file system in the `len` bytes from `start` on.
+    pub(crate) fn open_at(device: &'d D, start: u64, len: u64) -> Result<Self, ReadFatError> {
         let mut sector = [0; 512];
-        let read = device.read_at(partition.start, &mut sector);
+        let read = device.read_at(start, &mut sector);
         read.map_err(|source| ReadFatError::Read { offset: 0, source })?;
         let no_fat = |why| ReadFatError::NoFat { why };
         let boot = BootSector::parse(&sector).ok_or(no_fat("it has no signature"))?;
@@ -123,7 +140,7 @@ impl<'d, D: Device> Fat<'d, D> {
             FEWEST_CLUSTERS_16..FEWEST_CLUSTERS_32 => Width::Bits16,
             FEWEST_CLUSTERS_32.. => Width::Bits32,
         };
-        if total * sector_bytes > partition.len {
+        if total * sector_bytes > len {
             return Err(no_fat("it is larger than its partition"));
         }
         let root = match width {
@@ -132,9 +149,10 @@ impl<'d, D: Device> Fat<'d, D> {
         };
         Ok(Self {
             device,
-            start: partition.start,
-            len: partition.len,
+            start,
+            len,
             width,
+            sector_bytes,
             cluster_bytes,
             fat,
             data,
@@ -145,15 +163,47 @@ impl<'d, D: Device> Fat<'d, D> {
 
     /// Returns what is in the folder at `path`, or `None` when there is no such folder.
     pub(crate) fn list(&self, path: &str) -> Result<Option<Vec<Node>>, ReadFatError> {
-        let mut found = nodes(&self.read_root()?);
+        let Some(first) = self.find_folder(path)? else {
+            return Ok(None);
+        };
+        Ok(Some(nodes(&self.read_chain(first)?)))
+    }
+
+    /// Returns the first cluster of the folder at `path`, if there is one.
+    fn find_folder(&self, path: &str) -> Result<Option<u32>, ReadFatError> {
+        let mut first = None;
         for wanted in path.split('/') {
-            let mut folders = found.into_iter().filter(|node| node.is_folder);
+            let content = match first {
+                None => self.read_root()?,
+                Some(cluster) => self.read_chain(cluster)?,
+            };
+            let mut folders = nodes(&content).into_iter().filter(|node| node.is_folder);
             let Some(folder) = folders.find(|node| node.name.eq_ignore_ascii_case(wanted)) else {
                 return Ok(None);
             };
-            found = nodes(&self.read_chain(folder.first_cluster)?);
+            first = Some(folder.first_cluster);
         }
-        Ok(Some(found))
+        Ok(first)
+    }
+
+    /// Returns the content of the folder at `path` and where on the device each of its
+    /// clusters begins, or `None` when there is no such folder.
+    pub(crate) fn map_folder(&self, path: &str) -> Result<Option<FolderMap>, ReadFatError> {
+        let Some(first) = self.find_folder(path)? else {
+            return Ok(None);
+        };
+        let content = self.read_chain(first)?;
+        let mut chain = Chain::new(self, first);
+        let mut clusters = Vec::new();
+        while let Some(cluster) = chain.next()? {
+            clusters.push(self.start.saturating_add(self.offset_of(cluster)));
+        }
+        Ok(Some(FolderMap {
+            content,
+            clusters,
+            cluster_bytes: self.cluster_bytes,
+            sector_bytes: self.sector_bytes,
+        }))
     }
 
     /// Fills as much of `buffer` as `file` has from byte `offset` on, and returns how much.

@@ -2,14 +2,20 @@
 //!
 //! Source: as for the file system, see [`crate::fat`].
 
+use std::ops::Range;
+
 use crate::header::Fields;
 
 /// The size of an entry.
 pub(crate) const ENTRY_BYTES: usize = 32;
+/// The size of a name of old: eight characters and three.
+pub(crate) const SHORT_BYTES: usize = 11;
+/// The first byte of an entry that is free.
+pub(crate) const DELETED: u8 = 0xe5;
 
 const ATTRIBUTE_VOLUME: u8 = 0x08;
 const ATTRIBUTE_FOLDER: u8 = 0x10;
-const ATTRIBUTES_OF_LONG_NAME: u8 = 0x0f;
+pub(crate) const ATTRIBUTES_OF_LONG_NAME: u8 = 0x0f;
 
 /// A file or folder, as its folder describes it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,35 +26,100 @@ pub(crate) struct Node {
     pub(crate) first_cluster: u32,
 }
 
+/// A name in a folder: its records, which stand one behind the other.
+#[derive(Clone, Debug)]
+pub(crate) struct NameSet {
+    pub(crate) node: Node,
+    /// The name of old, by which the parts of the long one are told to belong here.
+    pub(crate) short: [u8; SHORT_BYTES],
+    /// The places of its records. The last one makes the name real.
+    pub(crate) slots: Range<usize>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    Content,
+    /// The label of the file system, `.` or `..`.
+    Fixture,
+}
+
+/// What the records of a folder are.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    pub(crate) names: Vec<NameSet>,
+    /// Parts of long names that belong to no name.
+    pub(crate) strays: Vec<usize>,
+    /// The first record that is not read any more: the end of the folder.
+    pub(crate) end: usize,
+}
+
 /// Takes the files and folders out of the content of a folder.
 pub(crate) fn nodes(folder: &[u8]) -> Vec<Node> {
-    let mut nodes = Vec::new();
+    let names = records(folder).names.into_iter();
+    names
+        .filter_map(|name| (name.kind == Kind::Content).then_some(name.node))
+        .collect()
+}
+
+/// Tells what each record of a folder is.
+pub(crate) fn records(folder: &[u8]) -> Records {
+    let mut found = Records::default();
     let mut long = LongName::default();
-    for bytes in folder.as_chunks::<ENTRY_BYTES>().0 {
+    for (slot, bytes) in folder.as_chunks::<ENTRY_BYTES>().0.iter().enumerate() {
         let Some(entry) = Entry::parse(bytes) else {
             break;
         };
+        found.end = slot.saturating_add(1);
         match entry {
-            Entry::Deleted => long = LongName::default(),
+            Entry::Deleted => found.strays.extend(std::mem::take(&mut long).slots),
             Entry::PartOfLongName {
                 order,
                 checksum,
                 units,
-            } => long.add(order, checksum, &units),
+            } => found.strays.extend(long.add(slot, order, checksum, &units)),
             Entry::Named {
                 short,
                 is_volume,
                 mut node,
             } => {
-                if let Some(name) = std::mem::take(&mut long).finish(checksum_of(&short)) {
-                    node.name = name;
-                }
+                let (name, before) = match std::mem::take(&mut long).finish(checksum_of(&short)) {
+                    Ok((name, slots)) => (Some(name), slots.len()),
+                    Err(strays) => {
+                        found.strays.extend(strays);
+                        (None, 0)
+                    }
+                };
+                node.name = name.unwrap_or(node.name);
                 let is_link = node.name == "." || node.name == "..";
-                nodes.extend((!is_volume && !is_link).then_some(node));
+                let kind = if is_volume || is_link {
+                    Kind::Fixture
+                } else {
+                    Kind::Content
+                };
+                found.names.push(NameSet {
+                    node,
+                    short,
+                    slots: slot.saturating_sub(before)..found.end,
+                    kind,
+                });
             }
         }
     }
-    nodes
+    found.strays.extend(long.slots);
+    found
+}
+
+impl NameSet {
+    /// Tells whether it is a file, and neither folder nor label.
+    pub(crate) fn is_file(&self) -> bool {
+        self.kind == Kind::Content && !self.node.is_folder
+    }
+
+    /// Returns the place of the record that makes the name real.
+    pub(crate) fn short_slot(&self) -> usize {
+        self.slots.end.saturating_sub(1)
+    }
 }
 
 enum Entry {
@@ -59,7 +130,7 @@ enum Entry {
         units: Vec<u16>,
     },
     Named {
-        short: [u8; 11],
+        short: [u8; SHORT_BYTES],
         is_volume: bool,
         node: Node,
     },
@@ -69,12 +140,12 @@ impl Entry {
     /// Reads one entry; `None` is the end of the folder.
     fn parse(bytes: &[u8; ENTRY_BYTES]) -> Option<Self> {
         let mut fields = Fields(bytes);
-        let short: [u8; 11] = fields.take()?;
+        let short: [u8; SHORT_BYTES] = fields.take()?;
         let [attributes, case] = fields.take()?;
         let [first, ..] = short;
         match first {
             0x00 => return None,
-            0xe5 => return Some(Self::Deleted),
+            DELETED => return Some(Self::Deleted),
             _ => {}
         }
         if attributes & 0x3f == ATTRIBUTES_OF_LONG_NAME {
@@ -120,7 +191,7 @@ impl Entry {
 }
 
 /// Returns an 8.3 name as text. Bits 3 and 4 of `case` say that a part is in lower case.
-fn short_name(short: &[u8; 11], case: u8) -> String {
+pub(crate) fn short_name(short: &[u8; SHORT_BYTES], case: u8) -> String {
     let (stem, suffix) = short.split_at(8);
     let text = |part: &[u8], lower: bool| {
         let text: String = part
@@ -148,47 +219,60 @@ fn short_name(short: &[u8; 11], case: u8) -> String {
     }
 }
 
-fn checksum_of(short: &[u8; 11]) -> u8 {
+pub(crate) fn checksum_of(short: &[u8; SHORT_BYTES]) -> u8 {
     short
         .iter()
         .fold(0_u8, |sum, &byte| sum.rotate_right(1).wrapping_add(byte))
 }
 
-const UNITS_OF_PART: usize = 13;
-const LAST_PART: u8 = 0x40;
+/// How many UTF-16 units of a long name stand in one record.
+pub(crate) const UNITS_OF_PART: usize = 13;
+pub(crate) const LAST_PART: u8 = 0x40;
 
 /// A long name as it comes together: its parts stand before the short name, the last one first.
 #[derive(Default)]
 struct LongName {
     /// The parts so far, each before the ones that came earlier.
     units: Vec<u16>,
+    /// Where they stand.
+    slots: Vec<usize>,
     /// The order of the part that came last, and the checksum they all carry.
     state: Option<(u8, u8)>,
 }
 
 impl LongName {
-    fn add(&mut self, order: u8, checksum: u8, part: &[u16]) {
+    /// Takes a part, and returns the places of those that it shows to be strays.
+    fn add(&mut self, slot: usize, order: u8, checksum: u8, part: &[u16]) -> Vec<usize> {
         let number = order & !LAST_PART;
         let continues = self.state == Some((number.saturating_add(1), checksum));
+        let mut strays = Vec::new();
         if order & LAST_PART != 0 {
-            self.units.clear();
+            strays = std::mem::take(self).slots;
         } else if !continues {
-            *self = Self::default();
-            return;
+            strays = std::mem::take(self).slots;
+            strays.push(slot);
+            return strays;
         }
         self.units.splice(..0, part.iter().copied());
+        self.slots.push(slot);
         self.state = Some((number, checksum));
+        strays
     }
 
-    /// Returns the name, when it is whole and belongs to the short name with `checksum`.
-    fn finish(self, checksum: u8) -> Option<String> {
+    /// Returns the name and where its parts stand, when it is whole and belongs to the
+    /// short name with `checksum`; or the places of what turns out to be strays.
+    fn finish(self, checksum: u8) -> Result<(String, Vec<usize>), Vec<usize>> {
         let is_whole = self.state == Some((1, checksum));
         let text = self
             .units
             .split(|&unit| unit == 0)
             .next()
             .unwrap_or_default();
-        is_whole.then(|| String::from_utf16_lossy(text))
+        if is_whole {
+            Ok((String::from_utf16_lossy(text), self.slots))
+        } else {
+            Err(self.slots)
+        }
     }
 }
 

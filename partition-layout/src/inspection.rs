@@ -250,6 +250,7 @@ fn boot_view(esp: &Esp, slots: &[SlotView], faults: &mut Vec<String>) -> BootVie
         .iter()
         .map(|file| entry_view(file, slots, faults))
         .collect();
+    faults.extend(esp.torn.iter().map(ToString::to_string));
     let next = esp.boots_next().map(|file| file.file_name.clone());
     if let Some(why) = &esp.decided_elsewhere {
         faults.push(format!(
@@ -267,6 +268,8 @@ fn entry_view(file: &EntryFile, slots: &[SlotView], faults: &mut Vec<String>) ->
     let entry = BootEntry::parse_file_name(name);
     let uki = match &file.image {
         EntryImage::Uki(uki) => Some(uki),
+        // Told as a torn name, or as a file of others.
+        EntryImage::NoUki if file.size == 0 => None,
         EntryImage::NoUki => {
             faults.push(format!(
                 "{name} is no unified kernel image, and is not offered for booting"

@@ -9,11 +9,14 @@
 //! - what a slot holds, told by partition labels and UUIDs alone ([`SlotContent`],
 //!   [`RootHash`]);
 //! - the three writes to a table: [`create()`], [`relabel`], [`repair`];
+//! - the names of boot entries where they lie on a FAT file system: renamed in one
+//!   step, and mended when somebody else's rename was cut short (`entry_names`);
 //! - version order ([`Version`]), the names of boot entries ([`BootEntry`]) and which of
 //!   them boots next ([`choose_entry`]).
 //!
 //! # What it refuses to own
-//! What is inside of partitions, when a slot may be changed, and how the ESP is written.
+//! What is inside of partitions, but for the names of boot entries; when a slot may be
+//! changed; and how files get onto the ESP.
 //!
 //! # Invariants
 //! - Whatever fails, and whenever: one whole copy of the table stays on the disk, with
@@ -31,11 +34,15 @@ pub mod boot_entry;
 pub mod create;
 pub mod device;
 #[cfg(feature = "esp")]
+pub mod entry_names;
+#[cfg(feature = "esp")]
 pub mod esp;
 #[cfg(feature = "esp")]
 mod fat;
 #[cfg(feature = "esp")]
 mod fat_folder;
+#[cfg(feature = "esp")]
+mod fat_name;
 mod header;
 pub mod health;
 #[cfg(feature = "esp")]
@@ -51,12 +58,16 @@ pub mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "esp")]
+mod torn_names;
+#[cfg(feature = "esp")]
 mod uki;
 pub mod version;
 
 pub use architecture::{Architecture, Role};
 pub use boot_choice::{LoaderEntry, SortKey, choose_entry};
-pub use boot_entry::{BadBootEntry, BootEntry, CountedName, Counter, ENTRY_FOLDER};
+pub use boot_entry::{
+    BadBootEntry, BootEntry, CountedName, Counter, ENTRY_FOLDER, TEMPORARY_NAME, is_temporary_name,
+};
 pub use create::{CreateError, DiskPlan, DiskUuids, Form, Sizes, create};
 pub use device::{Device, SectorSize};
 pub use header::CopyFault;

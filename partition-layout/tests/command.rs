@@ -1,11 +1,12 @@
 //! The `bistable-layout` command, on disks with a file system made by others.
 
+#[expect(dead_code, reason = "these tests change no name")]
 mod common;
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
-use common::{Disk, Esp, Said, root_hash_a, run};
+use common::{Content, Disk, Esp, Said, root_hash_a, run};
 use partition_layout::{Form, RootHash, SectorSize, Slot, SlotLabel, Version, relabel};
 use serde_json::{Value, json};
 
@@ -124,6 +125,32 @@ fn the_text_names_slots_entries_and_what_boots_next() {
             said.stdout
         );
     }
+}
+
+#[test]
+fn names_that_a_torn_rename_has_left_are_told() {
+    let (disk, esp) = disk_on_trial("16", SectorSize::B512);
+    let tear = |from, to, content| esp.tear(from, to, content);
+    tear(
+        "bistable_2.0+2-1.efi",
+        "bistable_2.0+1-2.efi",
+        Content::Shared,
+    );
+    tear(
+        "bistable_1.0~rc1.efi",
+        "bistable_1.0~rc1+0.efi",
+        Content::None,
+    );
+    esp.install(&disk);
+    let (code, json) = inspect(&disk);
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        json["faults"],
+        json!([
+            "bistable_2.0+1-2.efi and bistable_2.0+2-1.efi are one file: a rename was cut short, and removing one would destroy both",
+            "bistable_1.0~rc1+0.efi is empty: a rename to it was cut short",
+        ])
+    );
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! Disk images in files, and the tools that look at them.
-#![expect(clippy::panic, reason = "a test says by a panic what it lacks")]
+#![expect(
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says by a panic what it lacks"
+)]
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -153,6 +158,13 @@ impl Drop for LoopDevice {
     }
 }
 
+/// How far a rename came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Content {
+    None,
+    Shared,
+}
+
 /// A FAT file system as an ESP has it, made and filled with the usual tools.
 pub(crate) struct Esp {
     folder: TempDir,
@@ -162,15 +174,18 @@ pub(crate) struct Esp {
 impl Esp {
     /// Makes an empty one, with a FAT of so many bits.
     pub(crate) fn format(bits: &str) -> Self {
+        // As many clusters as make it one.
+        let clusters: &[&str] = if bits == "32" { &["-s", "1"] } else { &[] };
+        Self::format_with(40 * MIB, &[&["-F", bits], clusters].concat())
+    }
+
+    /// Makes an empty one of `bytes` bytes, as `options` of `mkfs.vfat` say.
+    pub(crate) fn format_with(bytes: u64, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let image = folder.path().join("esp.img");
         let file = File::create(&image).expect("a new file");
-        file.set_len(40 * MIB).expect("room for an image");
-        let mut arguments: Vec<&OsStr> = vec!["-F".as_ref(), bits.as_ref()];
-        if bits == "32" {
-            // As many clusters as make it one.
-            arguments.extend::<[&OsStr; 2]>(["-s".as_ref(), "1".as_ref()]);
-        }
+        file.set_len(bytes).expect("room for an image");
+        let mut arguments: Vec<&OsStr> = options.iter().map(AsRef::as_ref).collect();
         arguments.push(image.as_ref());
         let made = run("mkfs.vfat", &arguments);
         assert!(made.succeeded, "{}", made.text());
@@ -212,8 +227,69 @@ impl Esp {
         self.mtools("mdel", &[format!("::/EFI/Linux/{file_name}").as_ref()]);
     }
 
+    /// Renames as a driver does when its power is cut: the new name is there, with or without
+    /// the content of the old one, and the old one is still there too.
+    pub(crate) fn tear(&self, from: &str, to: &str, content: Content) {
+        let is_record = |record: &[u8]| record.starts_with(b"BISTAB") && record[11] == 0x20;
+        let places = |image: &[u8]| -> BTreeSet<usize> {
+            let records = image.chunks_exact(32).enumerate();
+            records
+                .filter(|(_, record)| is_record(record))
+                .map(|(place, _)| 32 * place)
+                .collect()
+        };
+        let before = places(&self.bytes());
+        self.add(&format!("EFI/Linux/{to}"), b"");
+        let mut image = self.bytes();
+        // `::/EFI/Linux/name <first-last>`
+        let path = format!("::/EFI/Linux/{from}");
+        let shown = self.mtools("mshowfat", &[path.as_ref()]);
+        let clusters = shown.rsplit('<').next().unwrap_or_default();
+        let first = clusters.split(|char: char| !char.is_ascii_digit()).next();
+        let first: u16 = first.and_then(|first| first.parse().ok()).expect("a file");
+        let low = |place: &&usize| image[**place + 26..**place + 28] == first.to_le_bytes();
+        let old = *before.iter().find(low).expect("the old name");
+        let places = places(&image);
+        let new = *places.difference(&before).next().expect("the new name");
+        if content == Content::Shared {
+            image.copy_within(old + 20..old + 32, new + 20);
+        }
+        self.replace(&image);
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         std::fs::read(&self.image).expect("the image is there")
+    }
+
+    /// Replaces the whole file system.
+    pub(crate) fn replace(&self, bytes: &[u8]) {
+        std::fs::write(&self.image, bytes).expect("the image can be written");
+    }
+
+    /// Returns what the usual tool finds wrong, one complaint per line.
+    pub(crate) fn check(&self) -> Vec<String> {
+        let said = run(
+            "fsck.vfat",
+            "dosfstools",
+            &["-n".as_ref(), self.image.as_ref()],
+        );
+        let lines = said.stdout.lines().map(|line| line.trim().to_owned());
+        let lines: Vec<_> = lines.collect();
+        if said.succeeded { Vec::new() } else { lines }
+    }
+
+    /// Returns the names in the folder of boot entries, as another reader sees them.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        let listed = self.mtools("mdir", &["-b".as_ref(), "::/EFI/Linux".as_ref()]);
+        let names = listed
+            .lines()
+            .filter_map(|line| line.strip_prefix("::/EFI/Linux/"));
+        names.map(str::to_owned).collect()
+    }
+
+    /// Returns the content of a boot entry, as another reader sees it.
+    pub(crate) fn content(&self, file_name: &str) -> String {
+        self.mtools("mtype", &[format!("::/EFI/Linux/{file_name}").as_ref()])
     }
 
     /// Puts the file system into the ESP of `disk`.
@@ -221,11 +297,12 @@ impl Esp {
         disk.write(disk.layout().esp.start, &self.bytes());
     }
 
-    fn mtools(&self, program: &str, arguments: &[&OsStr]) {
+    fn mtools(&self, program: &str, arguments: &[&OsStr]) -> String {
         let mut all: Vec<&OsStr> = vec!["-i".as_ref(), self.image.as_ref()];
         all.extend(arguments);
         let done = run(program, &all);
         assert!(done.succeeded, "{program}: {}", done.text());
+        done.stdout
     }
 }
 

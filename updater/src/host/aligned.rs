@@ -80,6 +80,11 @@ impl Direct {
         Ok(())
     }
 
+    /// Returns the file itself, to be asked about, not read.
+    pub(super) const fn file(&self) -> &File {
+        &self.file
+    }
+
     /// On return what was written has left the disk's own cache too.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()

@@ -1,9 +1,12 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use partition_layout::{DiskLayout, RootHash, Slot, SlotLabel, SlotPartitions, Version, relabel};
+use partition_layout::{
+    DiskLayout, Partition, RootHash, Slot, SlotLabel, SlotPartitions, Version, relabel,
+};
 
 use super::Paths;
 use super::aligned::Direct;
@@ -37,8 +40,9 @@ impl Disk {
         Ok(layout)
     }
 
-    pub(super) fn esp_number(&self) -> io::Result<u32> {
-        Ok(self.layout()?.esp.number)
+    /// Returns the device node of the EFI system partition.
+    pub(super) fn esp_path(&self) -> io::Result<PathBuf> {
+        self.path_of(&self.layout()?.esp)
     }
 
     pub(super) fn view(&self) -> io::Result<DiskView> {
@@ -182,6 +186,10 @@ impl Disk {
             Part::Root => &partitions.root,
             Part::Verity => &partitions.verity,
         };
+        Direct::open_exclusively(&self.path_of(wanted)?)
+    }
+
+    fn path_of(&self, wanted: &Partition) -> io::Result<PathBuf> {
         let found = self.partitions.find(wanted.number)?;
         if (found.start, found.len) != (wanted.start, wanted.len) {
             let message = format!(
@@ -190,7 +198,7 @@ impl Disk {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        Direct::open_exclusively(&found.path)
+        Ok(found.path)
     }
 
     fn refuse_booted(&self, slot: Slot, layout: &DiskLayout) -> io::Result<()> {

@@ -3,7 +3,12 @@
 //!
 //! FAT has no journal. What can be done against that is done: folders are
 //! written through (`dirsync`), and every change ends in a sync of the file
-//! system and a flush of the disk's cache.
+//! system and a flush of the disk's cache. Files are written and removed through
+//! the kernel's driver, but names are changed by ourselves while the partition is
+//! not mounted, since no driver's rename survives a power cut: see
+//! [`partition_layout::entry_names`]. Before anything is removed or renamed, names
+//! that share a file after such a cut are mended, so that no removal frees the
+//! clusters of an image that boots.
 
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
@@ -13,15 +18,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use partition_layout::{BootEntry, ENTRY_FOLDER};
+use partition_layout::entry_names::EditNamesError;
+use partition_layout::{BootEntry, ENTRY_FOLDER, TEMPORARY_NAME, is_temporary_name};
 use rustix::fs::{Advice, fadvise, fstatvfs, syncfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::aligned::Direct;
-use super::sysfs::PartitionPath;
+use super::names::{Names, edit_names};
 
-/// A name that ends in nothing that a boot loader starts.
-const TEMPORARY: &str = "bistable.new";
 const OPTIONS: &CStr = c"umask=0077";
 /// How much of the kernel image may be in the page cache at once.
 const CACHED: u64 = 4 << 20;
@@ -29,13 +33,22 @@ const CACHED: u64 = 4 << 20;
 /// The EFI system partition of the booted disk.
 #[derive(Debug)]
 pub(super) struct Esp {
-    partitions: PartitionPath,
     target: PathBuf,
     mounted: Mutex<Option<Mounted>>,
 }
 
+/// What the partition is mounted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Nothing but reading, which must work however the names are.
+    Look,
+    /// Names were mended before.
+    Change,
+}
+
 #[derive(Debug)]
 struct Mounted {
+    purpose: Purpose,
     /// The folder of boot entries.
     folder: PathBuf,
     /// The kernel image that is being written.
@@ -50,22 +63,27 @@ struct Mounted {
 pub(super) struct MountedEsp<'a>(MutexGuard<'a, Option<Mounted>>);
 
 impl Esp {
-    pub(super) const fn new(partitions: PartitionPath, target: PathBuf) -> Self {
+    pub(super) const fn new(target: PathBuf) -> Self {
         Self {
-            partitions,
             target,
             mounted: Mutex::new(None),
         }
     }
 
-    /// Mounts the partition, unless it is.
+    /// Mounts the partition at `device`, unless it is.
     pub(super) fn mounted(
         &self,
-        number: impl FnOnce() -> io::Result<u32>,
+        device: impl FnOnce() -> io::Result<PathBuf>,
+        purpose: Purpose,
     ) -> io::Result<MountedEsp<'_>> {
         let mut mounted = self.lock();
-        if mounted.is_none() {
-            let device = self.partitions.find(number()?)?.path;
+        let serves = |now: &Mounted| now.purpose == purpose || purpose == Purpose::Look;
+        if !mounted.as_ref().is_some_and(serves) {
+            let device = device()?;
+            if purpose == Purpose::Change {
+                self.let_go(&mut mounted);
+                edit_names(&device, |_: &mut Names<'_>| Ok(()))?;
+            }
             fs::create_dir_all(&self.target)?;
             let flags = MountFlags::NOSUID
                 | MountFlags::NODEV
@@ -74,6 +92,7 @@ impl Esp {
                 | MountFlags::NOATIME;
             mount(&device, &self.target, c"vfat", flags, OPTIONS)?;
             *mounted = Some(Mounted {
+                purpose,
                 folder: self.target.join(ENTRY_FOLDER),
                 temporary: None,
                 reader: None,
@@ -83,9 +102,40 @@ impl Esp {
         Ok(MountedEsp(mounted))
     }
 
+    /// Gives the file whose name is `from` the name of `to`, in place of what has that name.
+    pub(super) fn rename(
+        &self,
+        device: impl Fn() -> io::Result<PathBuf>,
+        from: impl Fn(&str) -> bool,
+        to: &BootEntry,
+    ) -> io::Result<()> {
+        let to = to.file_name();
+        let edit = || {
+            self.let_go(&mut self.lock());
+            edit_names(&device()?, |names| {
+                let found = names.names().into_iter().find(|name| from(name));
+                let found = found.ok_or_else(|| EditNamesError::NotFound { name: to.clone() })?;
+                names.rename(&found, &to)
+            })
+        };
+        match edit() {
+            // A file of its own, since names that share one were mended just now.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let mut mounted = self.mounted(&device, Purpose::Change)?;
+                mounted.remove_file(&to)?;
+                drop(mounted);
+                edit()
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Lets go of the partition.
     pub(super) fn unmount(&self) {
-        let mut mounted = self.lock();
+        self.let_go(&mut self.lock());
+    }
+
+    fn let_go(&self, mounted: &mut Option<Mounted>) {
         // Open files first: they would keep it busy.
         if mounted.take().is_some()
             && let Err(error) = unmount(&self.target, UnmountFlags::empty())
@@ -128,17 +178,24 @@ impl MountedEsp<'_> {
     }
 
     pub(super) fn has_temporary(&mut self) -> io::Result<bool> {
-        fs::exists(self.get().temporary_path())
+        Ok(!self.get().temporaries()?.is_empty())
     }
 
     pub(super) fn remove_temporary(&mut self) -> io::Result<()> {
         let mounted = self.get();
         (mounted.temporary, mounted.reader) = (None, None);
-        match fs::remove_file(mounted.temporary_path()) {
-            Ok(()) => mounted.sync(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+        let temporaries = mounted.temporaries()?;
+        if temporaries.is_empty() {
+            return Ok(());
         }
+        temporaries.iter().try_for_each(fs::remove_file)?;
+        mounted.sync()
+    }
+
+    fn remove_file(&mut self, name: &str) -> io::Result<()> {
+        let mounted = self.get();
+        fs::remove_file(mounted.folder.join(name))?;
+        mounted.sync()
     }
 
     pub(super) fn room(&mut self) -> io::Result<u64> {
@@ -195,46 +252,38 @@ impl MountedEsp<'_> {
         };
         reader.read(offset, buffer)
     }
-
-    pub(super) fn publish_temporary(&mut self, entry: &BootEntry) -> io::Result<()> {
-        let mounted = self.get();
-        (mounted.temporary, mounted.reader) = (None, None);
-        fs::rename(
-            mounted.temporary_path(),
-            mounted.folder.join(entry.file_name()),
-        )?;
-        mounted.sync()
-    }
-
-    pub(super) fn rename(&mut self, from: &BootEntry, to: &BootEntry) -> io::Result<()> {
-        let mounted = self.get();
-        let files = mounted.files()?;
-        let found = files.into_iter().find(|(_, entry)| entry == from);
-        let (path, _) = found.ok_or(io::ErrorKind::NotFound)?;
-        fs::rename(path, mounted.folder.join(to.file_name()))?;
-        mounted.sync()
-    }
 }
 
 impl Mounted {
     fn temporary_path(&self) -> PathBuf {
-        self.folder.join(TEMPORARY)
+        self.folder.join(TEMPORARY_NAME)
+    }
+
+    /// What an interrupted stage has left, also one of another release.
+    fn temporaries(&self) -> io::Result<Vec<PathBuf>> {
+        let is_temporary = |name: &str| is_temporary_name(name).then_some(());
+        let found = self.find(is_temporary)?.into_iter();
+        Ok(found.map(|(path, _, ())| path).collect())
     }
 
     /// Every entry, with the name under which it is there: `+09` is `+9` too.
     fn files(&self) -> io::Result<Vec<(PathBuf, BootEntry)>> {
-        let mut files = Vec::new();
+        let found = self.find(|name| BootEntry::parse_file_name(name).ok())?;
+        // One without content is the new name of a rename that was cut short.
+        let with_content = found.into_iter().filter(|(_, len, _)| *len > 0);
+        Ok(with_content.map(|(path, _, entry)| (path, entry)).collect())
+    }
+
+    /// Files whose names mean something to `parse`: path, length, and what they mean.
+    fn find<T>(&self, parse: impl Fn(&str) -> Option<T>) -> io::Result<Vec<(PathBuf, u64, T)>> {
+        let mut found = Vec::new();
         for file in fs::read_dir(&self.folder)? {
             let file = file?;
-            let name = file.file_name();
-            if let Some(entry) = name
-                .to_str()
-                .and_then(|name| BootEntry::parse_file_name(name).ok())
-            {
-                files.push((file.path(), entry));
+            if let Some(meaning) = file.file_name().to_str().and_then(&parse) {
+                found.push((file.path(), file.metadata()?.len(), meaning));
             }
         }
-        Ok(files)
+        Ok(found)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -6,6 +6,7 @@ mod clock;
 mod disk;
 mod durable;
 mod esp;
+mod names;
 mod power;
 mod records;
 mod sysfs;
@@ -16,11 +17,11 @@ mod variables;
 use std::io;
 use std::path::PathBuf;
 
-use partition_layout::{BootEntry, RootHash, Slot, Version};
+use partition_layout::{BootEntry, RootHash, Slot, TEMPORARY_NAME, Version};
 
 pub use self::clock::SystemClock;
 use self::disk::Disk;
-use self::esp::Esp;
+use self::esp::{Esp, MountedEsp, Purpose};
 use self::power::Switch;
 use self::records::RecordFolder;
 pub use self::sysfs::FindDiskError;
@@ -77,7 +78,7 @@ impl ThisNode {
     pub fn find(paths: Paths, bus: zbus::Connection) -> Result<Self, FindDiskError> {
         let device = RootDevice::find(&paths)?;
         Ok(Self {
-            esp: Esp::new(device.partition_path(&paths), paths.esp_mount.clone()),
+            esp: Esp::new(paths.esp_mount.clone()),
             variables: Variables::new(paths.efi_variables.clone()),
             records: RecordFolder::new(&paths),
             switch: Switch::new(bus),
@@ -115,54 +116,58 @@ impl Slots for ThisNode {
 }
 
 impl ThisNode {
-    fn esp(&self) -> io::Result<esp::MountedEsp<'_>> {
-        self.esp.mounted(|| self.disk.esp_number())
+    fn esp(&self, purpose: Purpose) -> io::Result<MountedEsp<'_>> {
+        self.esp.mounted(|| self.disk.esp_path(), purpose)
     }
 }
 
 impl BootControl for ThisNode {
     fn entries(&self) -> io::Result<Vec<BootEntry>> {
-        self.esp()?.entries()
+        self.esp(Purpose::Look)?.entries()
     }
 
     fn remove(&self, entry: &BootEntry) -> io::Result<()> {
-        self.esp()?.remove(entry)
+        self.esp(Purpose::Change)?.remove(entry)
     }
 
     fn has_temporary(&self) -> io::Result<bool> {
-        self.esp()?.has_temporary()
+        self.esp(Purpose::Look)?.has_temporary()
     }
 
     fn remove_temporary(&self) -> io::Result<()> {
-        self.esp()?.remove_temporary()
+        self.esp(Purpose::Change)?.remove_temporary()
     }
 
     fn room(&self) -> io::Result<u64> {
-        self.esp()?.room()
+        self.esp(Purpose::Look)?.room()
     }
 
     fn begin_temporary(&self, size: u64) -> io::Result<()> {
-        self.esp()?.begin_temporary(size)
+        self.esp(Purpose::Change)?.begin_temporary(size)
     }
 
     fn write_temporary(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.esp()?.write_temporary(offset, bytes)
+        self.esp(Purpose::Change)?.write_temporary(offset, bytes)
     }
 
     fn flush_temporary(&self) -> io::Result<()> {
-        self.esp()?.flush_temporary()
+        self.esp(Purpose::Change)?.flush_temporary()
     }
 
     fn read_temporary(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.esp()?.read_temporary(offset, buffer)
+        self.esp(Purpose::Look)?.read_temporary(offset, buffer)
     }
 
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {
-        self.esp()?.publish_temporary(entry)
+        let is_temporary = |name: &str| name.eq_ignore_ascii_case(TEMPORARY_NAME);
+        self.esp
+            .rename(|| self.disk.esp_path(), is_temporary, entry)
     }
 
     fn rename(&self, from: &BootEntry, to: &BootEntry) -> io::Result<()> {
-        self.esp()?.rename(from, to)
+        // Equal entries may have different names: `+09` is `+9` too.
+        let is_from = |name: &str| BootEntry::parse_file_name(name).is_ok_and(|it| it == *from);
+        self.esp.rename(|| self.disk.esp_path(), is_from, to)
     }
 
     fn has_variables(&self) -> bool {

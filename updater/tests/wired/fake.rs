@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use partition_layout::{
-    BootEntry, CountedName, LoaderEntry, RootHash, Slot, SlotContent, SortKey, Version,
-    choose_entry,
+    BootEntry, CountedName, LoaderEntry, RootHash, Slot, SlotContent, SortKey, TEMPORARY_NAME,
+    Version, choose_entry,
 };
 use updater::ports::{
     BootControl, Clock, DiskView, Part, Power, Record, Records, SlotOnDisk, Slots,
 };
+
+use super::esp::FakeEsp;
 
 pub(crate) const ROOT_LEN: u64 = 4 << 20;
 pub(crate) const VERITY_LEN: u64 = 1 << 20;
@@ -32,6 +34,13 @@ pub(crate) enum Trouble {
     Error(usize),
     /// This operation and all later ones of its kind fail.
     Broken(usize),
+}
+
+/// How far the firmware came with the rename that counts a try, when the power failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TornCount {
+    Empty,
+    Shared,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,10 +72,7 @@ struct World {
     slots: [FakeSlot; 2],
     /// Written, not flushed.
     cached: Vec<Write>,
-    entries: BTreeMap<String, Vec<u8>>,
-    temporary: Option<Vec<u8>>,
-    /// Bytes of it that are on the medium.
-    temporary_flushed: Vec<u8>,
+    esp: FakeEsp,
     esp_room: u64,
     records: BTreeMap<&'static str, Vec<u8>>,
     records_full: bool,
@@ -82,6 +88,7 @@ struct World {
     kinds: Vec<&'static str>,
     trouble: Trouble,
     broken_kind: Option<&'static str>,
+    torn_count: Option<TornCount>,
     dead: bool,
     /// Flips a bit of whatever is written at this offset of the root partition.
     pub(crate) bad_sector: Option<usize>,
@@ -138,9 +145,7 @@ impl FakeNode {
         Self(Arc::new(Mutex::new(World {
             slots: [a, empty()],
             cached: vec![],
-            entries: BTreeMap::from([(entry.file_name(), image.uki.clone())]),
-            temporary: None,
-            temporary_flushed: vec![],
+            esp: FakeEsp::with(entry.file_name(), image.uki.clone()),
             esp_room: 1 << 20,
             records: BTreeMap::new(),
             records_full: false,
@@ -156,6 +161,7 @@ impl FakeNode {
             kinds: vec![],
             trouble: Trouble::None,
             broken_kind: None,
+            torn_count: None,
             dead: false,
             bad_sector: None,
         })))
@@ -171,9 +177,7 @@ impl FakeNode {
         Self(Arc::new(Mutex::new(World {
             slots: world.slots.clone(),
             cached: world.cached.clone(),
-            entries: world.entries.clone(),
-            temporary: world.temporary.clone(),
-            temporary_flushed: world.temporary_flushed.clone(),
+            esp: world.esp.clone(),
             records: world.records.clone(),
             one_shot: world.one_shot.clone(),
             booted_version: world.booted_version.clone(),
@@ -235,7 +239,11 @@ impl FakeNode {
     }
 
     pub(crate) fn entry_names(&self) -> Vec<String> {
-        self.world().entries.keys().cloned().collect()
+        self.world()
+            .esp
+            .entries()
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     pub(crate) fn content(&self, slot: Slot) -> SlotContent {
@@ -268,13 +276,13 @@ impl FakeNode {
     /// one of `images` is: none, if all is well.
     pub(crate) fn armed_but_broken(&self, images: &[&Image]) -> Option<String> {
         let world = self.world();
-        world.entries.iter().find_map(|(name, uki)| {
+        world.esp.entries().find_map(|(name, uki)| {
             let entry = BootEntry::parse_file_name(name).unwrap();
             if entry.is_bad() {
                 return None;
             }
             let whole = images.iter().any(|image| {
-                *uki == image.uki
+                uki == Some(&image.uki)
                     && entry.version == image.version
                     && world.slot_of(image).is_some()
             });
@@ -285,9 +293,9 @@ impl FakeNode {
     /// Whether some entry that is no last resort leads to a whole image.
     pub(crate) fn boots_properly(&self, images: &[&Image]) -> bool {
         let world = self.world();
-        world.entries.iter().any(|(name, uki)| {
+        world.esp.entries().any(|(name, uki)| {
             let entry = BootEntry::parse_file_name(name).unwrap();
-            let image = images.iter().find(|image| image.uki == *uki);
+            let image = images.iter().find(|image| uki == Some(&image.uki));
             !entry.is_bad() && image.is_some_and(|image| world.slot_of(image).is_some())
         })
     }
@@ -301,9 +309,7 @@ impl FakeNode {
         for write in cached.into_iter().skip(1).step_by(2).filter(|_| reordered) {
             world.apply(&write);
         }
-        if world.temporary.is_some() {
-            world.temporary = Some(world.temporary_flushed.clone());
-        }
+        world.esp.lose_power();
         world.dead = false;
         world.settled = false;
         world.trouble = Trouble::None;
@@ -315,7 +321,14 @@ impl FakeNode {
                 return (world.booted, world.booted_version.clone());
             }
         }
-        panic!("nothing boots: {:?}", world.entries.keys());
+        panic!("nothing boots: {:?}", world.esp);
+    }
+
+    /// The same, and the power fails while the boot loader counts a try.
+    pub(crate) fn cut_the_count(&self, torn: TornCount, images: &[&Image]) {
+        self.world().torn_count = Some(torn);
+        self.power_cycle(images);
+        self.world().dead = true;
     }
 
     /// The same, for a release that is started and then hangs: its try is spent.
@@ -341,7 +354,7 @@ impl World {
 
     fn start(&mut self, images: &[&Image]) -> bool {
         let wish = self.one_shot.take();
-        let names: Vec<String> = self.entries.keys().cloned().collect();
+        let names: Vec<String> = self.esp.entries().map(|(name, _)| name.clone()).collect();
         let wished = wish.and_then(|wish| names.iter().find(|name| **name == wish).cloned());
         let loader: Vec<LoaderEntry> = names
             .iter()
@@ -363,10 +376,22 @@ impl World {
                 .name
                 .clone(),
         };
-        let spent = chosen.spent();
-        let uki = self.entries.remove(&chosen.file_name()).unwrap();
-        self.entries.insert(spent.file_name(), uki.clone());
-        let image = images.iter().find(|image| image.uki == uki);
+        let (chosen, spent) = (chosen.file_name(), chosen.spent().file_name());
+        let mut entries = self.esp.entries();
+        let uki = entries.find(|(name, _)| **name == chosen).unwrap().1;
+        let image = images.iter().find(|image| uki == Some(&image.uki));
+        drop(entries);
+        // No firmware renames a file over another; then the try is not counted.
+        if spent != chosen && !self.esp.has(&spent) {
+            match self.torn_count.take() {
+                Some(TornCount::Empty) => self.esp.begin_name(&spent),
+                Some(TornCount::Shared) => self.esp.begin_rename(&chosen, &spent),
+                None => {
+                    self.esp.begin_rename(&chosen, &spent);
+                    self.esp.forget(&chosen);
+                }
+            }
+        }
         let found = image.and_then(|image| Some((self.slot_of(image)?, image)));
         let Some((slot, image)) = found else {
             return false;
@@ -375,6 +400,20 @@ impl World {
         self.booted_hash = image.root_hash;
         self.booted_version = image.version.clone();
         true
+    }
+
+    /// As in a folder where it takes two steps: the power fails between them too.
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.operation("rename")?;
+        self.esp.mend();
+        if !self.esp.has(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.esp.unlink(to);
+        self.esp.begin_rename(from, to);
+        self.operation("end-rename")?;
+        self.esp.forget(from);
+        Ok(())
     }
 
     /// One thing that the node is asked to do.
@@ -494,30 +533,31 @@ impl BootControl for FakeNode {
     fn entries(&self) -> io::Result<Vec<BootEntry>> {
         let mut world = self.world();
         world.operation("entries")?;
-        Ok(world
-            .entries
-            .keys()
-            .map(|name| BootEntry::parse_file_name(name).unwrap())
+        let entries = world.esp.entries();
+        Ok(entries
+            .map(|(name, _)| BootEntry::parse_file_name(name).unwrap())
             .collect())
     }
 
     fn remove(&self, entry: &BootEntry) -> io::Result<()> {
         let mut world = self.world();
         world.operation("remove-entry")?;
-        world.entries.remove(&entry.file_name());
+        world.esp.mend();
+        world.esp.unlink(&entry.file_name());
         Ok(())
     }
 
     fn has_temporary(&self) -> io::Result<bool> {
         let mut world = self.world();
         world.operation("entries")?;
-        Ok(world.temporary.is_some())
+        Ok(world.esp.has_temporary())
     }
 
     fn remove_temporary(&self) -> io::Result<()> {
         let mut world = self.world();
         world.operation("remove-temporary")?;
-        world.temporary = None;
+        world.esp.mend();
+        world.esp.remove_temporaries();
         Ok(())
     }
 
@@ -530,8 +570,9 @@ impl BootControl for FakeNode {
     fn begin_temporary(&self, _size: u64) -> io::Result<()> {
         let mut world = self.world();
         world.operation("begin-temporary")?;
-        world.temporary = Some(vec![]);
-        world.temporary_flushed = vec![];
+        world.esp.mend();
+        world.esp.remove_temporaries();
+        world.esp.create(TEMPORARY_NAME);
         Ok(())
     }
 
@@ -539,16 +580,14 @@ impl BootControl for FakeNode {
         let mut world = self.world();
         world.operation("write-temporary")?;
         let offset = usize::try_from(offset).unwrap();
-        let temporary = world.temporary.as_mut().unwrap();
-        temporary.resize(temporary.len().max(offset + bytes.len()), 0);
-        temporary[offset..offset + bytes.len()].copy_from_slice(bytes);
+        world.esp.write_temporary(offset, bytes);
         Ok(())
     }
 
     fn flush_temporary(&self) -> io::Result<()> {
         let mut world = self.world();
         world.operation("flush-temporary")?;
-        world.temporary_flushed = world.temporary.clone().unwrap();
+        world.esp.flush_temporary();
         Ok(())
     }
 
@@ -556,29 +595,16 @@ impl BootControl for FakeNode {
         let mut world = self.world();
         world.operation("read-temporary")?;
         let offset = usize::try_from(offset).unwrap();
-        buffer.copy_from_slice(&world.temporary_flushed[offset..offset + buffer.len()]);
+        world.esp.read_temporary(offset, buffer);
         Ok(())
     }
 
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {
-        let mut world = self.world();
-        world.operation("publish")?;
-        world.temporary.take().expect("a temporary image is there");
-        // What was not flushed is not in the entry either.
-        let uki = world.temporary_flushed.clone();
-        world.entries.insert(entry.file_name(), uki);
-        Ok(())
+        self.world().rename(TEMPORARY_NAME, &entry.file_name())
     }
 
     fn rename(&self, from: &BootEntry, to: &BootEntry) -> io::Result<()> {
-        let mut world = self.world();
-        world.operation("rename")?;
-        let uki = world
-            .entries
-            .remove(&from.file_name())
-            .ok_or(io::ErrorKind::NotFound)?;
-        world.entries.insert(to.file_name(), uki);
-        Ok(())
+        self.world().rename(&from.file_name(), &to.file_name())
     }
 
     fn has_variables(&self) -> bool {

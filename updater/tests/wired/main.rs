@@ -7,6 +7,8 @@ mod bus;
 #[cfg(test)]
 mod cuts;
 #[cfg(test)]
+mod esp;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod gate;

@@ -1,0 +1,157 @@
+//! The names on the EFI system partition, changed while nobody has it mounted.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::Path;
+
+use partition_layout::entry_names::{EditNamesError, EntryNames};
+use partition_layout::{Device, SectorSize};
+
+use super::aligned::Direct;
+
+/// The names in the folder of boot entries.
+pub(super) type Names<'a> = EntryNames<'a, Partition>;
+
+/// A partition that is read and written past the page cache, which may still hold
+/// what a file system has read from it.
+#[derive(Debug)]
+pub(super) struct Partition(RefCell<Direct>);
+
+/// Mends the names of boot entries on the partition at `path`, then lets `act` change
+/// them. On return everything has reached the disk.
+///
+/// Fails with [`io::ErrorKind::ResourceBusy`] when the partition is mounted somewhere: then
+/// what is on the disk is not all that counts, and two would write.
+pub(super) fn edit_names(
+    path: &Path,
+    act: impl FnOnce(&mut Names<'_>) -> Result<(), EditNamesError>,
+) -> io::Result<()> {
+    let direct = Direct::open_exclusively(path).map_err(|error| {
+        if error.kind() == io::ErrorKind::ResourceBusy {
+            in_use(path)
+        } else {
+            error
+        }
+    })?;
+    let mut partition = Partition(RefCell::new(direct));
+    let end = partition.size()?;
+    let edited = EntryNames::read(&mut partition, 0..end).and_then(|mut names| {
+        for torn in names.mend()? {
+            tracing::warn!(%torn, "forgotten: the power failed while a boot entry was renamed");
+        }
+        act(&mut names)
+    });
+    edited.map_err(|error| io::Error::new(error.kind(), error))
+}
+
+fn in_use(path: &Path) -> io::Error {
+    let message = format!(
+        "{} is in use: the EFI system partition is mounted by somebody else",
+        path.display()
+    );
+    io::Error::new(io::ErrorKind::ResourceBusy, message)
+}
+
+impl Device for Partition {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.borrow_mut().read(offset, buffer)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().write(offset, bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.get_mut().sync()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Device::size(self.0.borrow().file())
+    }
+
+    fn sector_size(&self) -> io::Result<Option<SectorSize>> {
+        Device::sector_size(self.0.borrow().file())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, OpenOptions};
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::process::Command;
+
+    use partition_layout::TEMPORARY_NAME;
+    use rustix::fs::OFlags;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn run(program: &str, arguments: &[&Path]) -> String {
+        let paths = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+        let mut command = Command::new(program);
+        let output = command.args(arguments).env("PATH", paths).output();
+        let output = output.unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// A FAT file system in a file, with a kernel image that is no entry yet.
+    fn file_system() -> (TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let image = folder.path().join("esp");
+        File::create(&image).unwrap().set_len(3 << 20).unwrap();
+        run("mkfs.vfat", &["-F16".as_ref(), "-s1".as_ref(), &image]);
+        let content = folder.path().join("content");
+        fs::write(&content, "a kernel").unwrap();
+        for made in ["::/EFI", "::/EFI/Linux"] {
+            run("mmd", &["-i".as_ref(), &image, made.as_ref()]);
+        }
+        let to = format!("::/EFI/Linux/{TEMPORARY_NAME}");
+        run("mcopy", &["-i".as_ref(), &image, &content, to.as_ref()]);
+        (folder, image)
+    }
+
+    #[test]
+    fn a_name_is_changed_past_the_cache() {
+        let (_folder, image) = file_system();
+        let armed = "bistable_2+3.efi";
+        match edit_names(&image, |names| names.rename(TEMPORARY_NAME, armed)) {
+            // No file system of this machine has to know O_DIRECT.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            renamed => renamed.unwrap(),
+        }
+        let path = format!("::/EFI/Linux/{armed}");
+        assert_eq!(
+            run("mtype", &["-i".as_ref(), &image, path.as_ref()]),
+            "a kernel"
+        );
+        let again = edit_names(&image, |names| names.rename(TEMPORARY_NAME, armed));
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_partition_that_somebody_holds_is_refused_by_name() {
+        if !rustix::process::geteuid().is_root() {
+            #[expect(clippy::print_stderr, reason = "a skip says why")]
+            {
+                eprintln!("skipped: only root can make loop devices");
+            }
+            return;
+        }
+        let (_folder, image) = file_system();
+        let attach = ["--find".as_ref(), "--show".as_ref(), image.as_path()];
+        let device = run("losetup", &attach);
+        let flags = i32::try_from(OFlags::EXCL.bits()).unwrap();
+        // As a mounted file system does.
+        let mut options = OpenOptions::new();
+        let holder = options.read(true).custom_flags(flags).open(&device);
+        let refused = edit_names(device.as_ref(), |_| Ok(()));
+        drop(holder.unwrap());
+        let free = edit_names(device.as_ref(), |_| Ok(()));
+        run("losetup", &["--detach".as_ref(), device.as_ref()]);
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy);
+        assert!(refused.to_string().contains("mounted by somebody else"));
+        free.unwrap();
+    }
+}
