@@ -14,6 +14,8 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 use url::Url;
 
+use crate::authorities::Authorities;
+
 /// The defaults of the image.
 pub const DEFAULTS: &str = "/usr/lib/bistable/updater.toml";
 /// The node's own settings.
@@ -31,6 +33,8 @@ const MAX_TRIES: u32 = 10;
 pub struct Config {
     /// Where releases come from; `None` until somebody says so.
     pub repository: Option<Repository>,
+    /// Who may vouch for its server, beside the system's authorities.
+    pub ca_certificates: Authorities,
     /// Which of its channels the node follows.
     pub channel: ChannelName,
     /// How often a trial may be attempted, 1 to 10.
@@ -41,6 +45,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             repository: None,
+            ca_certificates: Authorities::default(),
             channel: ChannelName::parse("stable").expect("a plain word is a channel name"),
             tries: 3,
         }
@@ -148,6 +153,10 @@ impl Config {
                     "" => None,
                     text => Some(Repository::parse(text).map_err(|error| error.to_string())?),
                 };
+            }
+            "ca_certificates" => {
+                self.ca_certificates =
+                    Authorities::parse(text(value)?).map_err(|error| error.to_string())?;
             }
             "channel" => {
                 self.channel =
@@ -358,12 +367,20 @@ mod tests {
                 "0.toml:3: repository is a ftp URL; http, https and file are known",
             ),
             (
+                "ca_certificates = \"/etc/ssl/own.pem\"",
+                "0.toml:1: ca_certificates holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)",
+            ),
+            (
                 "repository = \"http://user:secret@x/\"",
                 "0.toml:1: repository must not hold a user name or password: they would show in every message",
             ),
         ] {
             assert_eq!(read(&[text]).unwrap_err(), expected);
         }
+        let garbage = "ca_certificates = \"\"\"\n-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n\"\"\"";
+        let unusable = read(&[garbage]).unwrap_err();
+        let expected = "0.toml:1: ca_certificates holds a certificate that cannot be used: ";
+        assert!(unusable.starts_with(expected), "{unusable}");
         let syntax = read(&["tries = 3\nchannel = \"sta\n"]).unwrap_err();
         assert!(syntax.starts_with("0.toml:2: "), "{syntax}");
     }

@@ -34,6 +34,7 @@ pub mod stage_error;
 pub mod uki;
 
 // Its faces to the network.
+pub mod authorities;
 pub mod config;
 pub mod fetch;
 pub mod network;

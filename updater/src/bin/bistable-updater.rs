@@ -204,7 +204,7 @@ fn died_of(error: impl std::error::Error + Send + Sync + 'static) -> Result<(), 
 
 fn network(config: &Config, paths: &Paths) -> Result<RemoteRepository<SystemClock>, DaemonError> {
     let patience = Patience::default();
-    let client = build_client(&patience).map_err(DaemonError::Client)?;
+    let client = build_client(&patience, &config.ca_certificates).map_err(DaemonError::Client)?;
     let settings = trust::Settings {
         repository: config.repository.clone(),
         channel: config.channel.clone(),

@@ -5,6 +5,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, RANGE};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 
 use super::patience::Patience;
+use crate::authorities::Authorities;
 use crate::ports::Cause;
 
 /// Enough for a CDN in front of a bucket; a loop ends here.
@@ -15,10 +16,13 @@ const MAX_REDIRECTS: usize = 5;
 #[error("cannot set up the HTTP client")]
 pub struct BuildClientError(#[from] reqwest::Error);
 
-/// Returns the client that metadata and blobs are fetched with. TLS takes the
-/// system's certificates; bodies come as they lie on the server, never
+/// Returns the client that metadata and blobs are fetched with. TLS believes the
+/// system's authorities (`/etc/ssl/certs` of the image) and `authorities`; bodies come as they lie on the server, never
 /// unpacked on the way, so that no small body can grow.
-pub fn build_client(patience: &Patience) -> Result<Client, BuildClientError> {
+pub fn build_client(
+    patience: &Patience,
+    authorities: &Authorities,
+) -> Result<Client, BuildClientError> {
     let policy = redirect::Policy::custom(|attempt| {
         let secure = attempt
             .previous()
@@ -35,6 +39,7 @@ pub fn build_client(patience: &Patience) -> Result<Client, BuildClientError> {
     let client = Client::builder()
         .user_agent(concat!("bistable/", env!("CARGO_PKG_VERSION")))
         .redirect(policy)
+        .tls_certs_merge(authorities.certificates()?)
         .referer(false)
         .connect_timeout(patience.connect)
         // Idle time and stalls are counted where bodies are read; this bounds

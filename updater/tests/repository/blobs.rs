@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use release::{Blob, Digest};
+use updater::authorities::Authorities;
 use updater::config::Repository;
 use updater::fetch::{Fetcher, Patience, build_client};
 use updater::ports::{Fetch, FetchError, Stopper};
@@ -29,7 +30,7 @@ fn blob(size: usize) -> Blob {
 }
 
 fn patient_fetcher(address: &str, patience: Patience) -> Fetcher {
-    let client = build_client(&patience).unwrap();
+    let client = build_client(&patience, &Authorities::default()).unwrap();
     let repository = Repository::parse(address).unwrap();
     Fetcher::new(Some(repository), client, patience, runtime())
 }
@@ -396,7 +397,7 @@ fn nobody_at_the_address_is_called_unreachable() {
 
 #[test]
 fn a_node_without_a_repository_says_how_to_set_one() {
-    let client = build_client(&patience()).unwrap();
+    let client = build_client(&patience(), &Authorities::default()).unwrap();
     let mut fetcher = Fetcher::new(None, client, patience(), runtime());
     let (_stopper, stop) = Stopper::new();
     let result = fetcher.fetch(&blob(1), 0, &stop, &mut |_| ControlFlow::Continue(()));

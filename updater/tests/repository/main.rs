@@ -1,5 +1,5 @@
 //! Repositories of every kind, as a node meets them: `blobs` on bad servers,
-//! `metadata` from bad publishers.
+//! `metadata` from bad publishers, `tls` behind certificates.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,4 +10,5 @@
 mod blobs;
 mod metadata;
 mod publisher;
+mod tls;
 mod web;

@@ -9,6 +9,7 @@ use partition_layout::Version;
 use release::{Channel, ChannelName};
 use tempfile::TempDir;
 use tough::schema::RoleType;
+use updater::authorities::Authorities;
 use updater::config::Repository;
 use updater::fetch::build_client;
 use updater::ports::{Clock, Offer, Releases, ReleasesError, Stopper};
@@ -19,7 +20,7 @@ use crate::web::{Server, patience, runtime, silence, status};
 
 /// A clock that may be wrong. `tough` has one of its own.
 #[derive(Debug, Clone)]
-struct Wall(Moment);
+pub(crate) struct Wall(Moment);
 
 impl Clock for Wall {
     fn now(&self) -> Moment {
@@ -32,14 +33,15 @@ impl Clock for Wall {
 }
 
 /// A node with the root of trust of a publisher.
-struct Node {
-    settings: Settings,
+pub(crate) struct Node {
+    pub(crate) settings: Settings,
+    pub(crate) authorities: Authorities,
     clock: Wall,
     folder: TempDir,
 }
 
 impl Node {
-    fn trusting(publisher: &Publisher) -> Self {
+    pub(crate) fn trusting(publisher: &Publisher) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root_of_trust = folder.path().join("root.json");
         fs::write(&root_of_trust, publisher.root()).unwrap();
@@ -53,13 +55,14 @@ impl Node {
         };
         Self {
             settings,
+            authorities: Authorities::default(),
             clock: Wall(Moment::now()),
             folder,
         }
     }
 
     fn releases(&self) -> TrustedReleases<Wall> {
-        let client = build_client(&patience()).unwrap();
+        let client = build_client(&patience(), &self.authorities).unwrap();
         let (settings, clock) = (self.settings.clone(), self.clock.clone());
         TrustedReleases::new(settings, client, patience(), clock, runtime())
     }
@@ -68,7 +71,7 @@ impl Node {
         self.releases().refresh(&Stopper::new().1)
     }
 
-    fn release(&self, version: Option<&str>) -> Result<release::Release, ReleasesError> {
+    pub(crate) fn release(&self, version: Option<&str>) -> Result<release::Release, ReleasesError> {
         let version = version.map(|version| Version::parse(version).unwrap());
         self.releases().release(version.as_ref(), &Stopper::new().1)
     }
@@ -79,7 +82,7 @@ impl Node {
 }
 
 /// Returns the name on the bus and the words, as an operator sees them.
-fn told<T: std::fmt::Debug>(result: Result<T, ReleasesError>) -> (&'static str, String) {
+pub(crate) fn told<T: std::fmt::Debug>(result: Result<T, ReleasesError>) -> (&'static str, String) {
     let error = result.unwrap_err();
     let name = match &error {
         ReleasesError::MetadataExpired { .. } => "expired",
