@@ -23,6 +23,7 @@ pub use self::publisher::publish;
 use self::values::Dictionary;
 use crate::driver::{Accepted, Handle, RequestError};
 use crate::machine::Request;
+use crate::ports::Restart;
 use crate::refusal::{Failure, Refused};
 
 /// The daemon's name on the bus.
@@ -91,7 +92,7 @@ impl Manager {
     }
 
     async fn reboot(&self) -> Result<(), BusError> {
-        self.wait(Request::Reboot).await
+        self.wait(Request::Reboot(Restart::InOrder)).await
     }
 
     #[zbus(out_args("job"))]
@@ -219,7 +220,7 @@ impl Manager {
 /// Reboots once a trial has ended badly. What stands in the way is told; the
 /// boot loader will not take the slot again in any case.
 pub async fn reboot_after_verdict(handle: &Handle) {
-    match handle.request(Request::Reboot).await {
+    match handle.request(Request::Reboot(Restart::AtOnce)).await {
         Ok(Accepted::Done | Accepted::Job(_)) => {}
         Err(RequestError::Refused(Refused::GoingDown)) => {}
         Err(error) => {

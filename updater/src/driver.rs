@@ -186,7 +186,7 @@ impl<C: Clock> Head<C> {
                 Some((JobKind::Rollback, held.map(|(version, _)| version)))
             }
             Request::Cancel
-            | Request::Reboot
+            | Request::Reboot(_)
             | Request::MarkGood
             | Request::MarkBad(_)
             | Request::Forgive { .. } => None,

@@ -159,8 +159,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                     root_hash: *root_hash,
                     tries: *tries,
                     way: *way,
-                    older_verdict: records::read::<GateVerdict>(device, Record::Verdict)
-                        .map_err(record)?
+                    older_verdict: records::recall::<GateVerdict>(device, Record::Verdict)
                         .map(|verdict| verdict.boot_id),
                 };
                 records::write(device, Record::Trial, &trial).map_err(record)
@@ -229,7 +228,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                 Notes::Missing => Ok(()),
             },
 
-            Effect::Reboot => device.reboot().map_err(|source| esp("reboot", source)),
+            Effect::Reboot(restart) => device.reboot(*restart).map_err(reboot),
         }?;
         Ok(None)
     }
@@ -293,9 +292,11 @@ fn disarm(
     booted: &Version,
 ) -> Result<(), Stopped> {
     remove_entries(device, |entry| entry.version != *booted)?;
-    device
-        .clear_one_shot()
-        .map_err(|source| esp("take back the wish for an entry", source))?;
+    if let Err(error) = device.clear_one_shot() {
+        // The boot loader passes over a wish for an entry that is not there, so
+        // a firmware that keeps one for ever must not end all updates.
+        tracing::warn!(%error, "the firmware keeps a wish for an entry that has gone");
+    }
     device
         .remove_temporary()
         .map_err(|source| esp("remove an unfinished kernel image", source))?;
@@ -322,10 +323,13 @@ fn remove_entries(
     Ok(())
 }
 
+/// The wish goes first, and the entry stays armed if it does not: its old name
+/// would be started by the wish all the same, uncounted and with nobody waiting
+/// for a verdict.
 fn put_back(device: &impl BootControl, good: &BootEntry) -> Result<(), Stopped> {
     device
         .clear_one_shot()
-        .map_err(|source| esp("take back the wish for an entry", source))?;
+        .map_err(|source| wish("take back the wish for an entry", source))?;
     let entries = device
         .entries()
         .map_err(|source| esp("list the boot entries", source))?;
@@ -347,7 +351,7 @@ fn ask_for(device: &impl BootControl, entry: &BootEntry, way: Way) -> Result<(),
         Way::Order => Ok(()),
         Way::OneShot => device
             .set_one_shot(entry)
-            .map_err(|source| esp("ask the boot loader for an entry", source)),
+            .map_err(|source| wish("ask the boot loader for an entry", source)),
     }
 }
 
@@ -367,6 +371,19 @@ fn stage(error: StageError) -> Stopped {
 
 fn esp(doing: &'static str, source: std::io::Error) -> Stopped {
     stage(StageError::Esp { doing, source })
+}
+
+fn wish(doing: &'static str, source: std::io::Error) -> Stopped {
+    stage(StageError::Wish { doing, source })
+}
+
+/// systemd did not take the order.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot reboot")]
+struct RebootError(#[source] std::io::Error);
+
+fn reboot(error: std::io::Error) -> Stopped {
+    Stopped::Failed(Failure::new(ErrorName::Internal, &RebootError(error)))
 }
 
 fn record(error: RecordError) -> Stopped {

@@ -100,7 +100,7 @@ fn answer(state: State, request: Request) -> Answer {
             Request::Cancel => Ok((state, vec![])),
             Request::Check
             | Request::Stage(_)
-            | Request::Reboot
+            | Request::Reboot(_)
             | Request::Rollback { .. }
             | Request::MarkGood
             | Request::MarkBad(_)
@@ -111,7 +111,7 @@ fn answer(state: State, request: Request) -> Answer {
         }
         In::Rebooting { .. } => match request {
             // It goes down already.
-            Request::Reboot => Ok((state, vec![])),
+            Request::Reboot(_) => Ok((state, vec![])),
             Request::Check
             | Request::Stage(_)
             | Request::Cancel
@@ -128,7 +128,7 @@ fn busy_without_job(state: State, request: &Request) -> Answer {
         Request::Cancel => refuse(state, Refused::NoSuchJob),
         Request::Check
         | Request::Stage(_)
-        | Request::Reboot
+        | Request::Reboot(_)
         | Request::Rollback { .. }
         | Request::MarkGood
         | Request::MarkBad(_)
@@ -152,7 +152,7 @@ fn answer_at_work(state: State, request: Request) -> Answer {
         Request::MarkBad(_) => refuse(state, Refused::NotInTrial),
         Request::Check
         | Request::Stage(_)
-        | Request::Reboot
+        | Request::Reboot(_)
         | Request::Rollback { .. }
         | Request::Forgive { .. } => refuse(state, Refused::Busy),
     }
@@ -221,9 +221,11 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
             ))
         }
         Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
-        Request::Reboot => {
+        Request::Reboot(restart) => {
             let mut effects = Vec::new();
-            // The firmware may have lost the wish since the slot was armed.
+            // The firmware may have lost the wish since the slot was armed. If it
+            // takes no new one, the request is refused: the reboot would lead back
+            // to this slot, and the workload would have stopped for nothing.
             if let (Some((version, _)), Some(entry)) = (node.staged(), &node.spare.entry)
                 && node.way_to(version) == Way::OneShot
             {
@@ -231,7 +233,7 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
                     entry: entry.clone(),
                 });
             }
-            effects.push(Effect::Reboot);
+            effects.push(Effect::Reboot(restart));
             Ok((State::Rebooting { node }, effects))
         }
         Request::Rollback { reason } => roll_back(node, reason),
@@ -245,7 +247,7 @@ fn answer_trial(node: Box<Node>, request: Request) -> Answer {
     match request {
         Request::Check | Request::Stage(_) => refuse(rest(node), Refused::BootedSlotNotGood),
         Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
-        Request::Reboot => Ok((State::Rebooting { node }, vec![Effect::Reboot])),
+        Request::Reboot(restart) => Ok((State::Rebooting { node }, vec![Effect::Reboot(restart)])),
         Request::Rollback { reason } => {
             let complaint = Complaint {
                 reason,
@@ -290,7 +292,7 @@ fn answer_condemned(node: Box<Node>, request: Request) -> Answer {
             refuse(rest(node), Refused::BootedSlotNotGood)
         }
         Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
-        Request::Reboot => Ok((State::Rebooting { node }, vec![Effect::Reboot])),
+        Request::Reboot(restart) => Ok((State::Rebooting { node }, vec![Effect::Reboot(restart)])),
         Request::MarkGood => refuse(rest(node), Refused::NotInTrial),
         // It is marked bad already: the caller did not hear our reply.
         Request::MarkBad(_) => Ok((rest(node), vec![])),
@@ -451,10 +453,19 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
             )
         }
 
-        // What could not be cleared is still not armed: the stage never got that
-        // far. The job's own failure is the one to tell; the hands log this one.
-        (In::Clearing { node, outcome }, Report::Ended { node: now, .. }) => {
-            (rest(now.unwrap_or(node)), vec![Effect::EndJob(outcome)])
+        (In::Clearing { node, outcome }, Report::Ended { result, node: now }) => {
+            let node = now.unwrap_or(node);
+            let outcome = match result {
+                // It is still armed, whatever became of the job: that is what
+                // the caller has to know.
+                Err(Stopped::Failed(failure)) if node.staged().is_some() => {
+                    Outcome::Failed(failure)
+                }
+                // What else could not be cleared does not boot. The job's own
+                // failure is the one to tell; the hands log this one.
+                Ok(()) | Err(_) => outcome,
+            };
+            (rest(node), vec![Effect::EndJob(outcome)])
         }
 
         (

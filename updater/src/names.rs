@@ -56,8 +56,6 @@ error_names! {
     Incompatible,
     /// The release does not fit a partition.
     TooLarge,
-    /// There is no staged release.
-    NothingStaged,
     /// The spare slot holds no release that could run.
     NothingToRollBackTo,
     /// The firmware keeps no variables, so an older release cannot be tried.

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::derive::Observed;
 use crate::ports::{BootControl, Record, Records, Slots};
-use crate::records::{self, RecordError};
+use crate::records;
 
 /// Why the node's state could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -13,8 +13,6 @@ pub enum ObserveError {
     Slots { source: io::Error },
     #[error("cannot read the boot entries")]
     Entries { source: io::Error },
-    #[error("cannot read the daemon's records")]
-    Records { source: RecordError },
     #[error("cannot tell which boot this is")]
     BootId { source: io::Error },
 }
@@ -22,7 +20,6 @@ pub enum ObserveError {
 /// Reads everything that the daemon's decisions rest on.
 pub fn observe(device: &(impl Slots + BootControl + Records)) -> Result<Observed, ObserveError> {
     let entries = |source| ObserveError::Entries { source };
-    let records = |source| ObserveError::Records { source };
     Ok(Observed {
         disk: device
             .view()
@@ -33,13 +30,11 @@ pub fn observe(device: &(impl Slots + BootControl + Records)) -> Result<Observed
         boot_id: device
             .boot_id()
             .map_err(|source| ObserveError::BootId { source })?,
-        trial: records::read(device, Record::Trial).map_err(records)?,
-        verdict: records::read(device, Record::Verdict).map_err(records)?,
-        last_rollback: records::read(device, Record::LastRollback).map_err(records)?,
-        barred: records::read(device, Record::Barred)
-            .map_err(records)?
-            .unwrap_or_default(),
-        floor: records::read(device, Record::Floor).map_err(records)?,
-        history: records::read_history(device).map_err(records)?,
+        trial: records::recall(device, Record::Trial),
+        verdict: records::recall(device, Record::Verdict),
+        last_rollback: records::recall(device, Record::LastRollback),
+        barred: records::recall(device, Record::Barred).unwrap_or_default(),
+        floor: records::recall(device, Record::Floor),
+        history: records::recall_history(device),
     })
 }

@@ -299,10 +299,19 @@ pub trait Records: Send + Sync {
     fn boot_id(&self) -> io::Result<String>;
 }
 
+/// How the machine goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Every service is stopped first, however long it is allowed to take.
+    InOrder,
+    /// No service is waited for: what hangs must not keep a bad release running.
+    AtOnce,
+}
+
 /// The machine's switch.
 pub trait Power: Send + Sync {
-    /// Asks for a reboot in good order; returns once it was accepted.
-    fn reboot(&self) -> io::Result<()>;
+    /// Asks for a reboot; returns once it was accepted.
+    fn reboot(&self, restart: Restart) -> io::Result<()>;
 }
 
 /// What time it is.

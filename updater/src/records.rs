@@ -1,8 +1,9 @@
 //! The daemon's memory across boots: small files under `/var/lib/bistable`.
 //!
 //! None of them says what a slot is: partition labels and boot entries do.
-//! They say *why*, and which images failed. A file that cannot be parsed is
-//! reported and read as absent, so that a damaged one cannot stop updates.
+//! They say *why*, and which images failed. A file that cannot be read or
+//! parsed is reported and taken for absent, so that a damaged one cannot stop
+//! updates. Nothing is written over one that could not be *read*.
 
 use std::io;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::Way;
 use crate::ports::{Record, Records};
+use crate::refusal::Chain;
 
 /// How many history lines are kept.
 const HISTORY_LINES: usize = 256;
@@ -155,8 +157,31 @@ pub enum RecordError {
     Settled { source: io::Error },
 }
 
-/// Reads a record; `None` when there is none, or none that can be understood.
-pub fn read<T: DeserializeOwned>(
+/// Reads a record that informs: one that cannot be read is reported, and taken
+/// for one that is not there. A disk that loses a memory must not end updates.
+pub fn recall<T: DeserializeOwned>(records: &impl Records, record: Record) -> Option<T> {
+    read(records, record).unwrap_or_else(|error| {
+        forgotten(&error);
+        None
+    })
+}
+
+/// Reads the history as [`recall`] does, oldest first.
+pub fn recall_history(records: &impl Records) -> Vec<HistoryLine> {
+    read_history(records).unwrap_or_else(|error| {
+        forgotten(&error);
+        vec![]
+    })
+}
+
+fn forgotten(error: &RecordError) {
+    tracing::error!(error = %Chain(error), "going on without it");
+}
+
+/// Reads a record that is to be changed; `None` when there is none, or none
+/// that can be understood. One that cannot be read fails: what is written in
+/// its place would lose what may be read again later.
+fn read<T: DeserializeOwned>(
     records: &impl Records,
     record: Record,
 ) -> Result<Option<T>, RecordError> {
@@ -174,7 +199,7 @@ pub fn read<T: DeserializeOwned>(
 }
 
 /// Reads the history, oldest first; lines that make no sense are left out.
-pub fn read_history(records: &impl Records) -> Result<Vec<HistoryLine>, RecordError> {
+fn read_history(records: &impl Records) -> Result<Vec<HistoryLine>, RecordError> {
     let record = Record::History;
     let bytes = records
         .read(record)

@@ -86,6 +86,11 @@ pub enum StageError {
         doing: &'static str,
         source: io::Error,
     },
+    #[error("cannot {doing}: the firmware refuses")]
+    Wish {
+        doing: &'static str,
+        source: io::Error,
+    },
     #[error("the kernel image reads back with digest {found}, not {expected}")]
     KernelReadBack { found: Digest, expected: Digest },
 }
@@ -134,6 +139,7 @@ impl StageError {
                 ErrorName::EspFull
             }
             Self::Esp { .. } => ErrorName::SlotWriteFailed,
+            Self::Wish { .. } => ErrorName::NoFirmwareVariables,
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use zbus::fdo;
 
 use super::model::NamedError;
-use crate::names::ErrorName;
+use crate::names::{ErrorName, PREFIX};
 
 /// How the command ended, for scripts. See the text of `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,9 @@ impl CommandError {
         let NamedError { name, message } = error;
         match ErrorName::from_bus(&name) {
             Some(name) => Self::Named { name, message },
-            None => Self::Unknown { name, message },
+            None if name.starts_with(PREFIX) => Self::Unknown { name, message },
+            // The bus or systemd answers in the updater's stead.
+            None => Self::Unreachable(format!("{message} ({name})")),
         }
     }
 
@@ -145,7 +147,6 @@ fn exit_of(name: ErrorName) -> Exit {
         | E::WrongArchitecture
         | E::Incompatible
         | E::TooLarge
-        | E::NothingStaged
         | E::NothingToRollBackTo
         | E::NoFirmwareVariables
         | E::NotInTrial
@@ -190,12 +191,11 @@ pub(super) fn hint_for(name: ErrorName) -> &'static str {
         E::TooLarge => {
             "the release does not fit this node's partitions; the publisher must make it smaller"
         }
-        E::NothingStaged => "stage a release first: `bistable stage`",
         E::NothingToRollBackTo => {
             "the other slot holds no release that could run; stage one by its version instead"
         }
         E::NoFirmwareVariables => {
-            "the firmware keeps no variables, so only a newer release can be tried; publish the old content under a newer version"
+            "the firmware keeps no variables, or refuses one, so only a newer release can be tried; publish the old content under a newer version"
         }
         E::NotInTrial => "nothing to decide: the running release is good already",
         E::NoSuchJob => "the job has ended; `bistable status` and `bistable history` say how",
@@ -217,7 +217,7 @@ pub(super) fn hint_for(name: ErrorName) -> &'static str {
         E::EspFull => {
             "the EFI system partition has no room; see `bistable slots` and what else lies on it"
         }
-        E::BadArgument => "see `bistable help`",
+        E::BadArgument => "`bistable help COMMAND` says what a command takes",
         E::Internal => "this should not happen; the journal of bistable-updater.service says more",
     }
 }
@@ -239,6 +239,52 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    /// The rows of the manual's table of errors: name, and the word of its kind.
+    fn manual() -> Vec<(&'static str, &'static str)> {
+        let manual = include_str!("../../../docs/dbus-api.md");
+        let (_, table) = manual.split_once("## Errors").unwrap();
+        let (table, _) = table.split_once("\n## ").unwrap();
+        table
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .map(|row| {
+                let mut cells = row.split(" | ");
+                let name = cells.next().unwrap().trim_end_matches('`');
+                (name, cells.next().unwrap())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_manual_lists_the_errors_that_there_are_as_refused_or_failed() {
+        let manual = manual();
+        let mut names: Vec<_> = manual.iter().map(|(name, _)| *name).collect();
+        let mut all: Vec<_> = ErrorName::ALL.iter().map(|name| name.short()).collect();
+        names.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(names, all);
+        for (name, kind) in manual {
+            let name = ErrorName::from_bus(&format!("{PREFIX}{name}")).unwrap();
+            let expected = if exit_of(name) == Exit::Refused {
+                "refused"
+            } else {
+                "failed"
+            };
+            assert_eq!(kind, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_answer_in_the_updaters_stead_means_that_it_cannot_be_reached() {
+        let error = CommandError::of(NamedError {
+            name: "org.freedesktop.systemd1.UnitMasked".to_owned(),
+            message: "Unit bistable-updater.service is masked.".to_owned(),
+        });
+        assert_eq!(error.exit(), Exit::Unreachable);
+        assert!(error.to_string().contains("is masked"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("journal")));
     }
 
     #[test]

@@ -336,7 +336,7 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
             | Effect::Demote { .. }
             | Effect::Bless { .. }
             | Effect::RemoveBooted { .. }
-            | Effect::Reboot => panic!("settling does not {}", effect.name()),
+            | Effect::Reboot(_) => panic!("settling does not {}", effect.name()),
         }
     }
 }

@@ -22,12 +22,12 @@ use partition_layout::{BootEntry, RootHash, Slot, TEMPORARY_NAME, Version};
 pub use self::clock::SystemClock;
 use self::disk::Disk;
 use self::esp::{Esp, MountedEsp, Purpose};
-use self::power::Switch;
+pub use self::power::Switch;
 use self::records::RecordFolder;
 pub use self::sysfs::FindDiskError;
 use self::sysfs::RootDevice;
 use self::variables::Variables;
-use crate::ports::{BootControl, DiskView, Part, Power, Record, Records, Slots};
+use crate::ports::{BootControl, DiskView, Part, Power, Record, Records, Restart, Slots};
 
 /// Where the real node's parts lie.
 #[derive(Debug, Clone)]
@@ -211,7 +211,7 @@ impl Records for ThisNode {
 }
 
 impl Power for ThisNode {
-    fn reboot(&self) -> io::Result<()> {
-        self.switch.reboot()
+    fn reboot(&self, restart: Restart) -> io::Result<()> {
+        self.switch.reboot(restart)
     }
 }

@@ -3,6 +3,7 @@ use release::Release;
 
 use super::words::{Complaint, Outcome};
 use crate::node::Way;
+use crate::ports::Restart;
 use crate::records::Happened;
 
 /// One thing to do. The hands do a list of them in order and stop at the first
@@ -117,7 +118,7 @@ pub enum Effect {
     Remember(Note),
     ForgetTrial,
 
-    Reboot,
+    Reboot(Restart),
 }
 
 /// A rollback, but for the time.
@@ -171,7 +172,7 @@ impl Effect {
             | Self::Bless { .. }
             | Self::RemoveBooted { .. }
             | Self::Forgive { .. }
-            | Self::Reboot => false,
+            | Self::Reboot(_) => false,
         }
     }
 
@@ -209,7 +210,7 @@ impl Effect {
             | Self::Forgive { .. }
             | Self::RaiseFloor { .. }
             | Self::Remember(_) => "record",
-            Self::Reboot => "reboot",
+            Self::Reboot(_) => "reboot",
         }
     }
 
@@ -243,7 +244,7 @@ impl Effect {
             Self::RaiseFloor { .. } => "raise-floor",
             Self::Remember(_) => "remember",
             Self::ForgetTrial => "forget-trial",
-            Self::Reboot => "reboot",
+            Self::Reboot(_) => "reboot",
         }
     }
 }

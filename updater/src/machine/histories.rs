@@ -9,7 +9,7 @@ use super::*;
 use crate::admit::{Ask, Force};
 use crate::names::ErrorName;
 use crate::node::{Booted, Spare};
-use crate::ports::Offer;
+use crate::ports::{Offer, Restart};
 use crate::records::Barred;
 
 fn version(number: u8) -> Version {
@@ -146,7 +146,7 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => Just(Request::Check),
         3 => ask,
         2 => Just(Request::Cancel),
-        1 => Just(Request::Reboot),
+        1 => prop_oneof![Just(Restart::InOrder), Just(Restart::AtOnce)].prop_map(Request::Reboot),
         2 => Just(Request::Rollback { reason: String::new() }),
         2 => Just(Request::MarkGood),
         2 => Just(Request::MarkBad(Complaint::default())),
@@ -263,7 +263,7 @@ fn rank(effect: &Effect) -> Option<u32> {
         | Effect::RaiseFloor { .. }
         | Effect::Remember(_)
         | Effect::ForgetTrial
-        | Effect::Reboot => None,
+        | Effect::Reboot(_) => None,
     }
 }
 
@@ -296,7 +296,7 @@ fn target(effect: &Effect) -> Option<Slot> {
         | Effect::RaiseFloor { .. }
         | Effect::Remember(_)
         | Effect::ForgetTrial
-        | Effect::Reboot => None,
+        | Effect::Reboot(_) => None,
     }
 }
 

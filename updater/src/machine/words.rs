@@ -4,7 +4,7 @@ use release::Release;
 use super::rest;
 use crate::admit::Ask;
 use crate::node::Node;
-use crate::ports::Offer;
+use crate::ports::{Offer, Restart};
 use crate::refusal::Failure;
 
 /// What the daemon is at.
@@ -97,7 +97,7 @@ pub enum Request {
     Stage(Ask),
     /// Stops the job at work.
     Cancel,
-    Reboot,
+    Reboot(Restart),
     Rollback {
         reason: String,
     },

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use updater::cli::bus::{JobProxy, ManagerProxy};
 use updater::dbus;
+use updater::ports::Restart;
 use zbus::fdo::{IntrospectableProxy, PropertiesProxy};
 use zbus::{Connection, OwnedVariant, Variant};
 
@@ -21,13 +22,13 @@ const XML: &str = include_str!("../../../systemd-units/dbus/io.bistable.Updater1
 /// Far above what anything here takes, on a machine that is busy.
 const LIMIT: Duration = Duration::from_secs(60);
 
-struct PrivateBus {
+pub(crate) struct PrivateBus {
     daemon: Child,
     address: String,
 }
 
 impl PrivateBus {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut daemon = host_tools::oracle("dbus-daemon")
             .args(["--session", "--nofork", "--nopidfile", "--print-address"])
             .stdout(Stdio::piped())
@@ -45,7 +46,7 @@ impl PrivateBus {
         }
     }
 
-    async fn connect(&self) -> Connection {
+    pub(crate) async fn connect(&self) -> Connection {
         zbus::connection::Builder::address(self.address.as_str())
             .build()
             .await
@@ -371,6 +372,26 @@ async fn marking_bad_replies_and_then_reboots() {
         (text(&told, "check"), text(&told, "reason")),
         ("gate".into(), "sick".into())
     );
+    // Once it has stopped, its hands have done what they were told.
+    let node = stand.node.clone();
+    stand.stop().await;
+    assert_eq!(node.reboots(), [Restart::AtOnce]);
+}
+
+#[tokio::test]
+async fn an_operators_reboot_is_in_good_order_and_needs_no_staged_release() {
+    let stand = Stand::new().await;
+    stand.manager().await.reboot().await.unwrap();
+    assert_eq!(
+        text(&stand.manager_properties().await, "State"),
+        "rebooting"
+    );
+    assert_eq!(stand.node.reboots(), [Restart::InOrder]);
+    // A second word changes nothing.
+    stand.manager().await.reboot().await.unwrap();
+    let busy = stand.manager().await.check_for_update().await.unwrap_err();
+    assert_eq!(error_name(busy), "io.bistable.Error.Busy");
+    assert_eq!(stand.node.reboots(), [Restart::InOrder]);
     stand.stop().await;
 }
 

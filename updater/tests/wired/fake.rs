@@ -13,7 +13,7 @@ use partition_layout::{
     Version, choose_entry,
 };
 use updater::ports::{
-    BootControl, Clock, DiskView, Part, Power, Record, Records, SlotOnDisk, Slots,
+    BootControl, Clock, DiskView, Part, Power, Record, Records, Restart, SlotOnDisk, Slots,
 };
 
 use super::esp::FakeEsp;
@@ -83,12 +83,14 @@ struct World {
     booted_version: Version,
     boot: usize,
     settled: bool,
-    reboots: usize,
+    reboots: Vec<Restart>,
     done: usize,
     kinds: Vec<&'static str>,
     trouble: Trouble,
     broken_kind: Option<&'static str>,
     torn_count: Option<TornCount>,
+    /// Kinds of operations, and records, that fail until told otherwise.
+    refuses: Vec<&'static str>,
     dead: bool,
     /// Flips a bit of whatever is written at this offset of the root partition.
     pub(crate) bad_sector: Option<usize>,
@@ -156,12 +158,13 @@ impl FakeNode {
             booted_version: image.version.clone(),
             boot: 1,
             settled: false,
-            reboots: 0,
+            reboots: vec![],
             done: 0,
             kinds: vec![],
             trouble: Trouble::None,
             broken_kind: None,
             torn_count: None,
+            refuses: vec![],
             dead: false,
             bad_sector: None,
         })))
@@ -182,6 +185,8 @@ impl FakeNode {
             one_shot: world.one_shot.clone(),
             booted_version: world.booted_version.clone(),
             kinds: world.kinds.clone(),
+            reboots: world.reboots.clone(),
+            refuses: world.refuses.clone(),
             ..*world
         })))
     }
@@ -193,6 +198,12 @@ impl FakeNode {
         world.kinds.clear();
         world.trouble = trouble;
         world.broken_kind = None;
+    }
+
+    /// Lets every operation of these kinds fail, and every reading of records
+    /// of these names, until it is told otherwise.
+    pub(crate) fn refuse(&self, kinds: &[&'static str]) {
+        self.world().refuses = kinds.to_vec();
     }
 
     pub(crate) fn operations(&self) -> usize {
@@ -229,8 +240,8 @@ impl FakeNode {
         self.world().settled
     }
 
-    pub(crate) fn reboots(&self) -> usize {
-        self.world().reboots
+    pub(crate) fn reboots(&self) -> Vec<Restart> {
+        self.world().reboots.clone()
     }
 
     pub(crate) fn booted(&self) -> (Slot, Version) {
@@ -441,7 +452,7 @@ impl World {
         }
         self.done += 1;
         self.kinds.push(kind);
-        if self.broken_kind == Some(kind) {
+        if self.broken_kind == Some(kind) || self.refuses.contains(&kind) {
             return Err(io::Error::other(format!("{kind} fails")));
         }
         Ok(())
@@ -632,6 +643,9 @@ impl Records for FakeNode {
     fn read(&self, record: Record) -> io::Result<Option<Vec<u8>>> {
         let mut world = self.world();
         world.operation("read-record")?;
+        if world.refuses.contains(&record_name(record)) {
+            return Err(io::Error::other("the disk does not give it back"));
+        }
         Ok(world.records.get(record_name(record)).cloned())
     }
 
@@ -669,10 +683,10 @@ impl Records for FakeNode {
 }
 
 impl Power for FakeNode {
-    fn reboot(&self) -> io::Result<()> {
+    fn reboot(&self, restart: Restart) -> io::Result<()> {
         let mut world = self.world();
         world.operation("reboot")?;
-        world.reboots += 1;
+        world.reboots.push(restart);
         Ok(())
     }
 }

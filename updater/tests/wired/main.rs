@@ -7,6 +7,8 @@ mod bus;
 #[cfg(test)]
 mod cuts;
 #[cfg(test)]
+mod errors;
+#[cfg(test)]
 mod esp;
 #[cfg(test)]
 mod fake;
@@ -15,6 +17,12 @@ mod gate;
 #[cfg(test)]
 mod introspection;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod stages;
+#[cfg(test)]
+mod systemd;
+#[cfg(test)]
+mod wishes;

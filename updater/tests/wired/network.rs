@@ -27,6 +27,7 @@ pub(crate) enum Lie {
     /// Says nothing more once this much of this blob was sent.
     Silence(Which, usize),
     MetadataExpired,
+    MetadataUntrusted,
     Gone,
 }
 
@@ -165,6 +166,10 @@ impl FakeRepository {
                 repository,
                 source: "expired last week".into(),
             }),
+            Lie::MetadataUntrusted => Err(ReleasesError::MetadataUntrusted {
+                repository,
+                source: "signed by a stranger".into(),
+            }),
             Lie::Gone => Err(ReleasesError::RepositoryUnreachable {
                 repository,
                 source: "no route to host".into(),
@@ -236,6 +241,7 @@ impl Fetch for FakeRepository {
             | Lie::Truncate(..)
             | Lie::Silence(..)
             | Lie::MetadataExpired
+            | Lie::MetadataUntrusted
             | Lie::Gone => {}
         }
         let from = usize::try_from(offset).unwrap();

@@ -4,7 +4,7 @@ use updater::admit::{Ask, Force};
 use updater::driver::RequestError;
 use updater::machine::{Outcome, Request};
 use updater::names::ErrorName;
-use updater::ports::Record;
+use updater::ports::{Record, Restart};
 use updater::refusal::Refused;
 
 use super::fake::{FakeNode, Image, Trouble};
@@ -13,16 +13,17 @@ use super::network::{FakeRepository, Lie, Which, image, version};
 
 const BLOCKS: usize = 300;
 
-struct Stand {
-    one: (Release, Image),
-    two: (Release, Image),
-    three: (Release, Image),
-    node: FakeNode,
-    repository: FakeRepository,
+/// A node that runs release 1, and a repository that has 2 and 3 too.
+pub(crate) struct Stand {
+    pub(crate) one: (Release, Image),
+    pub(crate) two: (Release, Image),
+    pub(crate) three: (Release, Image),
+    pub(crate) node: FakeNode,
+    pub(crate) repository: FakeRepository,
 }
 
 impl Stand {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let [one, two, three] =
             [("1", 1), ("2", 2), ("3", 3)].map(|(name, seed)| image(name, seed, BLOCKS));
         let node = FakeNode::running(&one.1);
@@ -36,16 +37,16 @@ impl Stand {
         }
     }
 
-    fn images(&self) -> [&Image; 3] {
+    pub(crate) fn images(&self) -> [&Image; 3] {
         [&self.one.1, &self.two.1, &self.three.1]
     }
 
-    async fn daemon(&self) -> Daemon {
+    pub(crate) async fn daemon(&self) -> Daemon {
         Daemon::start(&self.node, &self.repository).await
     }
 
     /// Stages `name`, reboots into it, and has it pass its gate.
-    async fn update_to(&self, name: &str) {
+    pub(crate) async fn update_to(&self, name: &str) {
         let daemon = self.daemon().await;
         assert_eq!(daemon.stage(name).await, Outcome::Done);
         daemon.stop().await;
@@ -60,7 +61,7 @@ impl Stand {
     }
 }
 
-fn failed(outcome: Outcome) -> ErrorName {
+pub(crate) fn failed(outcome: Outcome) -> ErrorName {
     match outcome {
         Outcome::Failed(failure) => failure.name,
         Outcome::Done | Outcome::Cancelled => panic!("the job did not fail: {outcome:?}"),
@@ -154,8 +155,12 @@ async fn a_trial_that_fails_its_gate_is_left_barred_and_can_be_forgiven() {
         stand.node.content(Slot::B),
         SlotContent::Holds { .. }
     ));
-    daemon.handle.request(Request::Reboot).await.unwrap();
-    assert_eq!(stand.node.reboots(), 1);
+    daemon
+        .handle
+        .request(Request::Reboot(Restart::InOrder))
+        .await
+        .unwrap();
+    assert_eq!(stand.node.reboots(), [Restart::InOrder]);
     daemon.stop().await;
 
     assert_eq!(
@@ -270,6 +275,7 @@ async fn what_the_network_spoils_is_named_and_leaves_nothing_armed() {
         (Lie::Truncate(Which::Verity, 0), ErrorName::BlobTruncated),
         (Lie::Truncate(Which::Uki, 10), ErrorName::BlobTruncated),
         (Lie::MetadataExpired, ErrorName::MetadataExpired),
+        (Lie::MetadataUntrusted, ErrorName::MetadataUntrusted),
         (Lie::Gone, ErrorName::RepositoryUnreachable),
     ] {
         stand.repository.lie(lie);
@@ -435,7 +441,11 @@ async fn a_rollback_on_request_is_a_trial_of_the_older_slot_which_stays_when_it_
     };
     assert_eq!(daemon.run(rollback).await, Outcome::Done);
     assert_eq!(daemon.state(), "staged");
-    daemon.handle.request(Request::Reboot).await.unwrap();
+    daemon
+        .handle
+        .request(Request::Reboot(Restart::InOrder))
+        .await
+        .unwrap();
     daemon.stop().await;
     assert_eq!(
         stand.node.power_cycle(&stand.images()),
@@ -510,7 +520,11 @@ async fn a_wish_that_the_firmware_lost_is_made_again_at_the_reboot() {
     assert_eq!(stand.node.power_cycle(&stand.images()).1, version("2"));
     let daemon = stand.daemon().await;
     assert_eq!(daemon.state(), "staged");
-    daemon.handle.request(Request::Reboot).await.unwrap();
+    daemon
+        .handle
+        .request(Request::Reboot(Restart::InOrder))
+        .await
+        .unwrap();
     daemon.stop().await;
     assert_eq!(stand.node.power_cycle(&stand.images()).1, version("1"));
 }
@@ -602,7 +616,10 @@ async fn a_rollback_asked_for_on_a_trial_ends_it_and_waits_for_the_reboot() {
         reason: "I do not like it".to_owned(),
     };
     assert_eq!(daemon.run(rollback).await, Outcome::Done);
-    assert_eq!((daemon.state(), stand.node.reboots()), ("condemned", 0));
+    assert_eq!(
+        (daemon.state(), stand.node.reboots()),
+        ("condemned", vec![])
+    );
     assert_eq!(stand.node.entry_names(), ["bistable_1.efi"]);
     daemon.stop().await;
 }
