@@ -1,3 +1,4 @@
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 /// Drives the updater of this node.
@@ -79,6 +80,9 @@ pub struct Check {
 #[derive(Debug, Args)]
 pub struct Stage {
     /// The release; without it, the one that the channel names
+    // An empty one is a script's variable that was not set: it must not take
+    // what the channel names.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub version: Option<String>,
     /// Take it even if it failed here before, or is below the floor
     #[arg(long, requires = "version")]

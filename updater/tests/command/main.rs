@@ -282,8 +282,12 @@ fn a_bus_that_is_not_there_is_told_as_such() {
 fn a_bus_without_an_updater_is_told_as_such() {
     let bus = Bus::start(&Bus::open_policy());
     let node = Node { bus };
-    let ran = node.run(&["status"]);
-    assert_eq!(ran.code, Some(4), "{ran:?}");
+    for command in ["status", "check", "stage", "reboot"] {
+        let ran = node.run(&[command]);
+        assert_eq!(ran.code, Some(4), "{ran:?}");
+        assert!(ran.err.contains("cannot be reached"), "{ran:?}");
+        assert!(ran.err.contains("bistable-updater.service"), "{ran:?}");
+    }
 }
 
 #[test]
@@ -298,8 +302,13 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
     };
     assert_eq!(bistable(&["frobnicate"]).code, Some(2));
     assert_eq!(bistable(&["stage", "--tries", "99"]).code, Some(2));
-    // Force is by name.
+    // Force is by name, and no name is none.
     assert_eq!(bistable(&["stage", "--force"]).code, Some(2));
+    assert_eq!(bistable(&["stage", ""]).code, Some(2));
+    let misspelt = bistable(&["stage", "2", "--froce"]);
+    assert_eq!(misspelt.code, Some(2));
+    assert!(misspelt.err.contains("'--force'"), "{misspelt:?}");
+    assert!(misspelt.err.contains("try '--help'"), "{misspelt:?}");
     let help = bistable(&["--help"]);
     assert_eq!(help.code, Some(0));
     assert!(help.out.contains("Exit codes:"), "{help:?}");
@@ -307,6 +316,36 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
         bistable(&["--version"]).out,
         format!("bistable {}\n", env!("CARGO_PKG_VERSION"))
     );
+}
+
+#[test]
+fn the_help_and_the_manual_give_the_same_exit_codes() {
+    let output = Command::new(env!("CARGO_BIN_EXE_bistable"))
+        .arg("--help")
+        .output();
+    let help = Ran::of(output.unwrap()).out;
+    let (_, codes) = help.split_once("Exit codes:").unwrap();
+    let codes = codes
+        .lines()
+        .filter_map(|line| line.trim().split_once("  "));
+    let codes: Vec<_> = codes
+        .filter(|(code, _)| code.parse::<u8>().is_ok())
+        .collect();
+    assert_eq!(codes.len(), 8, "{help}");
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    let manual = std::fs::read_to_string(manual).unwrap();
+    for (code, meaning) in codes {
+        let row = format!("| {code} | {} |", meaning.trim());
+        assert!(manual.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn a_version_that_is_none_is_refused_with_where_to_look() {
+    let node = Node::start();
+    let ran = node.run(&["stage", "options"]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.err.contains("bistable help COMMAND"), "{ran:?}");
 }
 
 /// The policy that is shipped, for an operators' group that this machine has.
@@ -329,8 +368,9 @@ mod policy {
         // What is shipped lets root in, in any case.
         assert_eq!(node.run(&["status"]).code, Some(0));
         let (uid, gid, _) = NOBODY;
-        // The binary lies where nobody else may look.
-        let program = std::fs::File::open(env!("CARGO_BIN_EXE_bistable")).unwrap();
+        // The binary lies where nobody else may look. Another program copies it:
+        // a file that this one wrote may be open still in what another test has
+        // just forked, and then cannot be run.
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(
             folder.path(),
@@ -338,9 +378,9 @@ mod policy {
         )
         .unwrap();
         let copy = folder.path().join("bistable");
-        std::io::copy(&mut { program }, &mut std::fs::File::create(&copy).unwrap()).unwrap();
-        std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        let mut install = Command::new("install");
+        install.args(["--mode=755", env!("CARGO_BIN_EXE_bistable")]);
+        assert!(install.arg(&copy).status().unwrap().success());
         let mut command = Command::new(copy);
         command
             .args(["--bus", node.bus.address(), "status"])
