@@ -158,14 +158,18 @@ impl Machine {
         let arguments = self.arguments(&socket)?;
         let errors = self.folder.join("qemu.log");
         let started = Instant::now();
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
+        let mut child = host_tools::command("setpriv")?
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(host_tools::find("qemu-system-x86_64")?)
             .args(&arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(File::create(&errors).with_context(|| format!("cannot make {}", errors.display()))?)
+            .stderr(
+                File::create(&errors)
+                    .with_context(|| format!("cannot make {}", errors.display()))?,
+            )
             .spawn()
-            .context("cannot run setpriv and qemu-system-x86_64 (Debian packages util-linux, qemu-system-x86)")?;
+            .context("cannot run setpriv and qemu-system-x86_64")?;
         let output = child.stdout.take();
         // From here on the process is killed however this function ends.
         let process = Process::new(child, sockets);

@@ -104,6 +104,11 @@ impl Publisher {
         }
     }
 
+    /// Returns the publisher's program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Adds `image` to `repository`, which names it as the newest from then on.
     ///
     /// # Errors

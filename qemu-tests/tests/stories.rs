@@ -2,7 +2,7 @@
 //!
 //! Each reads the states it claims twice: over the node's own D-Bus, and from
 //! the disk from outside when the node is off. `cargo xtask test` makes what
-//! they stand on (see `qemu_tests::fixtures`) and runs them two at a time.
+//! they stand on (see `qemu_tests::fixtures`) and runs them, several at a time.
 
 #[path = "stories/boot.rs"]
 mod boot;
@@ -10,6 +10,8 @@ mod boot;
 mod flipped_byte;
 #[path = "stories/hostile_repository.rs"]
 mod hostile_repository;
+#[path = "stories/interrupted_demo.rs"]
+mod interrupted_demo;
 #[path = "stories/never_up.rs"]
 mod never_up;
 #[path = "stories/power_cut.rs"]

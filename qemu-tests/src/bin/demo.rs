@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,6 +23,8 @@ use qemu_tests::publisher::Repository;
 use qemu_tests::server::Server;
 use qemu_tests::smbios::Handed;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// What `containerd` being up looks like on the console.
 const CONTAINERD: &str = "Started containerd.service";
@@ -31,16 +34,57 @@ const PATIENCE_SECONDS: u64 = 600;
 
 const MIB: f64 = 1_048_576.0;
 
+/// How long after a failure a signal may still arrive that was its cause: Ctrl-C
+/// goes to the programs that we have started as well, which may be faster to end.
+const LATE_SIGNAL: Duration = Duration::from_millis(300);
+
 #[tokio::main]
-async fn main() -> Result<()> {
-    tokio::select! {
-        result = play() => result,
-        // Dropping the play kills the node and closes the server.
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("cannot wait for Ctrl-C")?;
-            say(format_args!("\ninterrupted; the node is gone, its logs are kept"));
-            Ok(())
+async fn main() -> Result<ExitCode> {
+    let mut interrupted = listen()?;
+    let result = tokio::select! {
+        biased;
+        exit_code = asked_to_stop(&mut interrupted) => Err(exit_code),
+        result = play() => Ok(result),
+    };
+    // By now the play is over or dropped, which has killed the node and closed the server.
+    let exit_code = match result {
+        Ok(Ok(())) => return Ok(ExitCode::SUCCESS),
+        Ok(Err(error)) => {
+            let late = tokio::time::timeout(LATE_SIGNAL, asked_to_stop(&mut interrupted)).await;
+            late.map_err(|_elapsed| error)?
         }
+        Err(exit_code) => exit_code,
+    };
+    say(format_args!(
+        "\ninterrupted; the node is gone, its logs are kept"
+    ));
+    Ok(ExitCode::from(exit_code))
+}
+
+/// Listens from now on for signals to stop; on a thread of its own, as the play blocks its own at times.
+fn listen() -> Result<watch::Receiver<Option<u8>>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for a signal")?;
+    let (sender, receiver) = watch::channel(None);
+    drop(tokio::spawn(async move {
+        let number = tokio::select! {
+            _ = interrupt.recv() => SignalKind::interrupt(),
+            _ = terminate.recv() => SignalKind::terminate(),
+        };
+        // What a shell calls the exit status of a process that a signal ended.
+        let exit_code = u8::try_from(128 + number.as_raw_value()).unwrap_or(u8::MAX);
+        sender.send_replace(Some(exit_code));
+        // Whoever has the receiver must still find the value.
+        sender.closed().await;
+    }));
+    Ok(receiver)
+}
+
+async fn asked_to_stop(interrupted: &mut watch::Receiver<Option<u8>>) -> u8 {
+    match interrupted.wait_for(Option::is_some).await {
+        Ok(code) => code.unwrap_or_default(),
+        // The listener ends after the receiver only.
+        Err(_closed) => std::future::pending().await,
     }
 }
 
