@@ -15,6 +15,9 @@ pub const BUILD_DIR: &str = "BISTABLE_BUILD_DIR";
 /// The publisher's program; `bistable-image` of the search path when not set.
 pub const IMAGE_BIN: &str = "BISTABLE_IMAGE_BIN";
 
+/// The tests of `verity` that need a kernel of their own, as a program.
+pub const KERNEL_TESTS: &str = "BISTABLE_KERNEL_TESTS";
+
 /// The images that the stories use, by the name of their folder below `images`.
 ///
 /// `1`, `2` and `3` are sound. The sick ones have versions of their own, newer
@@ -135,6 +138,18 @@ impl Fixtures {
             root_hash,
             sizes,
         })
+    }
+
+    /// Returns the program that tests the kernel's own dm-verity, for use inside a node.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the command that makes it when it is missing.
+    pub fn kernel_tests(&self) -> Result<PathBuf> {
+        let program = env::var_os(KERNEL_TESTS).map(PathBuf::from);
+        present(program.with_context(|| {
+            format!("{KERNEL_TESTS} names no program: `cargo xtask test` sets it")
+        })?)
     }
 
     /// Returns the publisher whom the images trust.

@@ -14,6 +14,7 @@
 //! Start reading at [`story`], then `tests/stories/`.
 
 pub mod bus;
+pub mod call;
 pub mod console;
 pub mod container;
 pub mod deadline;

@@ -23,6 +23,9 @@ pub(crate) const PROBE_PORT: u16 = 7412;
 /// The serial number of the disk that carries the probe.
 pub const PROBE_DISK: &str = "probe";
 
+/// Where the node has the disk that carries the probe, once somebody needs it.
+pub const PROBE_FOLDER: &str = "/run/probe";
+
 /// One attempt to reach the probe; see the bus's.
 const ATTEMPT: Duration = Duration::from_secs(20);
 
@@ -77,23 +80,26 @@ pub fn build(folder: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Makes the disk that carries `program`, in `folder`.
+/// Makes the disk that carries the probe and, beside it, other programs, each by the
+/// name that it gets in [`PROBE_FOLDER`].
 ///
 /// # Errors
 ///
 /// Fails when dosfstools or mtools do.
-pub fn disk(folder: &Path, program: &Path) -> Result<PathBuf> {
+pub fn disk(folder: &Path, probe: &Path, others: &[(&str, &Path)]) -> Result<PathBuf> {
     let disk = folder.join("probe.vfat");
     // Large enough for mkfs.vfat to choose FAT16 by itself.
     fs::File::create(&disk)
         .and_then(|file| file.set_len(16 << 20))
         .with_context(|| format!("cannot make {}", disk.display()))?;
-    run(Command::new("mkfs.vfat").arg(&disk))?;
-    run(Command::new("mcopy")
-        .arg("-i")
-        .arg(&disk)
-        .arg(program)
-        .arg("::probe"))?;
+    run(host_tools::command("mkfs.vfat")?.arg(&disk))?;
+    for (name, program) in [("probe", probe)].iter().chain(others) {
+        run(host_tools::command("mcopy")?
+            .arg("-i")
+            .arg(&disk)
+            .arg(program)
+            .arg(format!("::{name}")))?;
+    }
     Ok(disk)
 }
 
@@ -112,7 +118,7 @@ fn run(command: &mut Command) -> Result<()> {
 pub fn hand_in(handed: Handed) -> Handed {
     let mount = format!(
         "[Unit]\nDescription=The probe's disk\n\
-         [Mount]\nWhat=/dev/disk/by-id/virtio-{PROBE_DISK}\nWhere=/run/probe\nType=vfat\nOptions=ro\n"
+         [Mount]\nWhat=/dev/disk/by-id/virtio-{PROBE_DISK}\nWhere={PROBE_FOLDER}\nType=vfat\nOptions=ro\n"
     );
     let socket = format!(
         "[Unit]\nDescription=The way in to the probe\n\

@@ -143,14 +143,14 @@ impl Story {
         )
     }
 
-    /// Makes a machine with release 1 on its disk and the probe beside it.
+    /// Makes a machine with release 1 on its disk, and the probe and others beside it.
     ///
     /// # Errors
     ///
     /// As [`Machine::create`], and when the probe cannot be built.
-    pub fn machine_with_probe(&self, handed: Handed) -> Result<Machine> {
+    pub fn machine_with_probe(&self, handed: Handed, others: &[(&str, &Path)]) -> Result<Machine> {
         let program = probe::build(&self.folder)?;
-        let disk = probe::disk(&self.folder, &program)?;
+        let disk = probe::disk(&self.folder, &program, others)?;
         Ok(self
             .machine(probe::hand_in(handed))?
             .with_disk(probe::PROBE_DISK, &disk))

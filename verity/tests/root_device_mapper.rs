@@ -1,5 +1,6 @@
 //! The kernel's own dm-verity on loop devices; needs root and the modules
 //! `loop` and `dm-verity`, so it says that it skips outside a virtual machine.
+//! The story `boot` of `qemu-tests` runs this program inside a node.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

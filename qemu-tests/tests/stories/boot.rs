@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use partition_layout::Slot;
+use qemu_tests::call::Call;
 use qemu_tests::console::Mark;
 use qemu_tests::container;
 use qemu_tests::deadline::Deadline;
@@ -11,6 +12,12 @@ use qemu_tests::smbios::Handed;
 use qemu_tests::story::{expect_disk, expect_slots, tell};
 
 use crate::tale::{EMPTY, at_rest, good};
+
+/// Rung 3: the tests of `verity` on the kernel's own device-mapper.
+const KERNEL_TESTS: Call = Call {
+    name: "kernel-tests",
+    line: "/run/probe/kernel-tests --test-threads=1",
+};
 
 const REMEMBERED: &str = "/var/lib/story";
 
@@ -31,8 +38,12 @@ async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> R
         let program = probe::build(story.folder())?;
         let archive = container::write(story.folder(), &program, &["hello"])?;
         let handed = Handed::default().unit("container-story.service", &container_unit());
+        let kernel_tests = story.fixtures().kernel_tests()?;
         let node = story
-            .machine_with_probe(handed)?
+            .machine_with_probe(
+                KERNEL_TESTS.hand_in(handed),
+                &[("kernel-tests", &kernel_tests)],
+            )?
             .with_disk("container", &archive)
             .power_on()
             .await?;
@@ -67,6 +78,18 @@ async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> R
             let error = refused.expect_err("the root was written to").to_string();
             ensure!(error.contains("Read-only file system"), "{path}: {error}");
         }
+
+        let tested = KERNEL_TESTS
+            .exits(&node, &bus, 0, Deadline::after(BOOT_SECONDS))
+            .await?;
+        // On a machine without a device-mapper to use they skip, saying so, and pass.
+        ensure!(
+            tested.out.contains("test result: ok.")
+                && !tested.out.contains(" 0 passed")
+                && !tested.err.contains("skipped"),
+            "{tested:?}"
+        );
+        story.step("the kernel's dm-verity does as ours");
 
         let mark = node.console().mark();
         bus.start_unit("container-story.service").await?;
