@@ -23,6 +23,7 @@ pub mod fixtures;
 pub mod journal;
 pub mod json;
 pub mod machine;
+pub mod memory;
 pub mod node;
 pub mod outside;
 pub mod probe;

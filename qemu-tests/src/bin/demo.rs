@@ -17,8 +17,9 @@ use qemu_tests::deadline::Deadline;
 use qemu_tests::fixtures::{Fixtures, Image};
 use qemu_tests::journal;
 use qemu_tests::machine::Machine;
+use qemu_tests::memory::Memory;
 use qemu_tests::node::{BOOT_SECONDS, Node, RESET_SECONDS, check_host};
-use qemu_tests::probe::{self, Request};
+use qemu_tests::probe;
 use qemu_tests::publisher::Repository;
 use qemu_tests::server::Server;
 use qemu_tests::smbios::Handed;
@@ -287,10 +288,9 @@ async fn update(
         end.version
     ));
     figures.add("staging", seconds(from.elapsed()));
-    if let Some((peak, cache)) = memory(node, &bus).await? {
-        figures.add("daemon's peak memory (VmHWM)", peak);
-        figures.add("page cache charged to the daemon", cache);
-    }
+    let memory = Memory::of_updater(node, &bus).await?;
+    figures.add("daemon's peak memory (VmHWM)", mib(memory.peak));
+    figures.add("page cache charged to the daemon", mib(memory.cache));
     let (events, console) = (node.qmp().mark(), node.console().mark());
     bus.reboot().await?;
     timeline.tell(format_args!("Reboot() over D-Bus"));
@@ -304,41 +304,6 @@ async fn update(
         updater.booted_slot, updater.booted_version, updater.state
     ));
     Ok(bus)
-}
-
-/// Reads, from the kernel, what staging has cost the daemon.
-async fn memory(node: &Node, bus: &Bus) -> Result<Option<(String, String)>> {
-    let service = bus.unit("bistable-updater.service", "Service").await?;
-    let Some(process) = service
-        .get("MainPID")
-        .and_then(Value::as_u64)
-        .filter(|process| *process > 0)
-    else {
-        return Ok(None);
-    };
-    let status = node
-        .probe(&Request::Read(&format!("/proc/{process}/status")))
-        .await?;
-    let peak = status.lines().find_map(|line| {
-        line.strip_prefix("VmHWM:")?
-            .split_whitespace()
-            .next()?
-            .parse::<u64>()
-            .ok()
-    });
-    let group = service
-        .get("ControlGroup")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let statistics = node
-        .probe(&Request::Read(&format!(
-            "/sys/fs/cgroup{group}/memory.stat"
-        )))
-        .await?;
-    let cache = statistics
-        .lines()
-        .find_map(|line| line.strip_prefix("file ")?.parse::<u64>().ok());
-    Ok(peak.map(|kib| mib(kib * 1024)).zip(cache.map(mib)))
 }
 
 async fn tell_slots(bus: &Bus, timeline: &Timeline) -> Result<()> {

@@ -7,11 +7,16 @@ use partition_layout::Slot;
 use qemu_tests::bus::{Bus, JobReport, StageOptions};
 use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::fixtures::Image;
+use qemu_tests::memory::Memory;
 use qemu_tests::node::{Node, RESET_SECONDS};
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, expect_disk, expect_slots, tell};
 
 use crate::tale::{STAGE_SECONDS, TRIAL_SECONDS, armed, at_rest, good};
+
+/// What staging may cost a node, in bytes: resident in the daemon at its peak, and as
+/// much again left in the page cache.
+const MEMORY: u64 = 48_000_000;
 
 /// Stages what the channel names, and watches its progress all the way.
 async fn stage_watched(bus: &Bus, image: &Image) -> Result<()> {
@@ -91,7 +96,7 @@ async fn reboot_into_trial(node: &Node, bus: &Bus, slot: Slot, image: &Image) ->
 async fn update(story: &mut Story) -> Result<()> {
     let (one, two, three) = (story.image("1")?, story.image("2")?, story.image("3")?);
     let shop = story.open_shop(&["2"]).await?;
-    let machine = story.machine(shop.configure(Handed::default()))?;
+    let machine = story.machine_with_probe(shop.configure(Handed::default()), &[])?;
     let node = machine.power_on().await?;
     let bus = node.bus().await?;
     at_rest(&bus).await?;
@@ -106,6 +111,15 @@ async fn update(story: &mut Story) -> Result<()> {
     let available = bus.updater().await?.available_version;
     ensure!(available == two.version, "{available:?} is on offer");
     stage_watched(&bus, &two).await?;
+    let memory = Memory::of_updater(&node, &bus).await?;
+    ensure!(
+        memory.peak <= MEMORY && memory.cache <= MEMORY,
+        "staging took more memory than {MEMORY} bytes: {memory:?}"
+    );
+    story.step(&format!(
+        "the updater took {} bytes at most, and left {} in the page cache",
+        memory.peak, memory.cache
+    ));
     bus.in_state("staged", Deadline::after(10)).await?;
     expect_slots(&bus, Slot::A, good(&one), armed(&two)).await?;
     story.step("release 2 is staged");
