@@ -391,6 +391,30 @@ impl Bus {
             .await
     }
 
+    /// Returns the process number of a service's main process, 0 when it does not run.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no such service.
+    pub async fn main_process(&self, name: &str) -> Result<u64> {
+        let service = self.unit(name, "Service").await?;
+        service
+            .get("MainPID")
+            .and_then(Value::as_u64)
+            .with_context(|| format!("{name} has no main process"))
+    }
+
+    /// Sends a signal to a service's main process.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no such process.
+    pub async fn kill_main_process(&self, name: &str, signal: i32) -> Result<()> {
+        let systemd = self.proxy(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER).await?;
+        let () = systemd.call("KillUnit", &(name, "main", signal)).await?;
+        Ok(())
+    }
+
     /// Starts a unit.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! A virtual machine that is switched on.
 
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -11,6 +11,7 @@ use crate::bus::Bus;
 use crate::console::Console;
 use crate::deadline::Deadline;
 use crate::machine::Machine;
+use crate::outside::OutsideDisk;
 use crate::probe;
 use crate::qmp::{EventMark, Qmp};
 
@@ -160,6 +161,19 @@ impl Node {
         Ok(self.cut())
     }
 
+    /// Freezes the node, has `look` look at its disk from outside, and lets it go on:
+    /// this is what the disk would hold if the power failed now.
+    ///
+    /// # Errors
+    ///
+    /// Fails when QEMU refuses, the disk cannot be read, or `look` fails.
+    pub async fn look_at_disk<T>(&self, look: impl FnOnce(&OutsideDisk) -> Result<T>) -> Result<T> {
+        self.freeze().await?;
+        let seen = self.machine.disk().and_then(|disk| look(&disk));
+        self.thaw().await?;
+        seen
+    }
+
     /// Freezes the node; [`Self::thaw`] lets it go on.
     ///
     /// # Errors
@@ -189,25 +203,16 @@ impl Node {
 ///
 /// # Errors
 ///
-/// Fails with the names of the missing programs.
+/// Fails with the first program that is missing, and its package.
 pub fn check_host() -> Result<()> {
-    let missing: Vec<&str> = [
+    for program in [
         "qemu-system-x86_64",
         "setpriv",
         "mdir",
         "mcopy",
         "mkfs.vfat",
-        "cp",
-        "rustc",
-    ]
-    .into_iter()
-    .filter(|program| Command::new(program).arg("--version").output().is_err())
-    .collect();
-    if !missing.is_empty() {
-        bail!(
-            "these programs are missing: {} (`cargo xtask setup` installs them)",
-            missing.join(", ")
-        );
+    ] {
+        host_tools::find(program).context("this machine cannot run nodes")?;
     }
     Ok(())
 }

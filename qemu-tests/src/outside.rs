@@ -6,10 +6,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use partition_layout::{BootEntry, DiskLayout, Partition, Slot, SlotContent};
+
+use crate::fixtures::Image;
+
+/// How much of two files is compared at a time.
+const CHUNK: usize = 1 << 20;
 
 /// A node's disk.
 #[derive(Debug)]
@@ -75,10 +79,10 @@ impl OutsideDisk {
     /// Fails when the ESP cannot be read.
     pub fn boot_folder(&self) -> Result<Vec<String>> {
         let image = format!("{}@@{}", self.path.display(), self.layout.esp.start);
-        let output = Command::new("mdir")
+        let output = host_tools::command("mdir")?
             .args(["-b", "-i", &image, "::/EFI/Linux"])
             .output()
-            .context("cannot run mdir (Debian package mtools)")?;
+            .context("cannot run mdir")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("cannot list the ESP of {}: {said}", self.path.display());
@@ -107,17 +111,53 @@ impl OutsideDisk {
         Ok(names)
     }
 
+    /// Checks that the root partition of `slot` holds `image`, byte for byte.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not, with the place of the first block that differs.
+    pub fn expect_root(&self, slot: Slot, image: &Image) -> Result<()> {
+        let root = self.root(slot)?;
+        let path = image.folder.join("root.img");
+        let open = |path: &Path| {
+            File::open(path).with_context(|| format!("cannot open {}", path.display()))
+        };
+        let (disk, image) = (open(&self.path)?, open(&path)?);
+        let (mut held, mut wanted) = (vec![0; CHUNK], vec![0; CHUNK]);
+        let length = image.metadata()?.len();
+        let mut at = 0;
+        while at < length {
+            let size = usize::try_from(length - at).unwrap_or(CHUNK).min(CHUNK);
+            held.resize(size, 0);
+            wanted.resize(size, 0);
+            disk.read_exact_at(&mut held, root.start + at)?;
+            image.read_exact_at(&mut wanted, at)?;
+            if held != wanted {
+                bail!(
+                    "from outside, slot {slot} differs from {} within {CHUNK} bytes of {at}",
+                    path.display()
+                );
+            }
+            at += size as u64;
+        }
+        Ok(())
+    }
+
+    fn root(&self, slot: Slot) -> Result<&Partition> {
+        let partitions = self
+            .layout
+            .slot(slot)
+            .with_context(|| format!("there is no slot {slot}"))?;
+        Ok(&partitions.root)
+    }
+
     /// Flips one bit of the byte at `offset` within the root partition of `slot`.
     ///
     /// # Errors
     ///
     /// Fails when there is no such slot or byte.
     pub fn flip(&self, slot: Slot, offset: u64) -> Result<()> {
-        let root: &Partition = &self
-            .layout
-            .slot(slot)
-            .with_context(|| format!("there is no slot {slot}"))?
-            .root;
+        let root = self.root(slot)?;
         if offset >= root.len {
             bail!("slot {slot} has no byte {offset}");
         }

@@ -14,6 +14,8 @@ mod hostile_repository;
 mod interrupted_demo;
 #[path = "stories/never_up.rs"]
 mod never_up;
+#[path = "stories/operator.rs"]
+mod operator;
 #[path = "stories/power_cut.rs"]
 mod power_cut;
 #[path = "stories/sick_unit.rs"]

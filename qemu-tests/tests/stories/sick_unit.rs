@@ -12,6 +12,9 @@ use crate::tale::{EMPTY, TRIAL_SECONDS, armed, at_rest, good, stage_well};
 /// The unit that the overlay `sick-unit.toml` adds, requires, and lets fail.
 const SICK_UNIT: &str = "sick.service";
 
+/// The check that it fails first: built in, and asked before those that a release declares.
+const SICK_CHECK: &str = "failed-units";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sick_release_is_undone_explained_and_barred_until_forgiven() -> Result<()> {
     tell("sick-unit", async |story| {
@@ -49,8 +52,9 @@ async fn a_sick_release_is_undone_explained_and_barred_until_forgiven() -> Resul
             rollback.unit
         );
         ensure!(
-            !rollback.check.is_empty() && !rollback.reason.is_empty(),
-            "the rollback names no check: {rollback:?}"
+            rollback.check == SICK_CHECK && rollback.reason.contains(SICK_UNIT),
+            "the rollback blames the check {:?}: {rollback:?}",
+            rollback.check
         );
         ensure!(
             !rollback.lines.is_empty(),

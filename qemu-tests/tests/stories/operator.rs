@@ -1,0 +1,182 @@
+//! An operator's day on the shipped command, with a daemon that is killed in between.
+
+use anyhow::{Context, Result, ensure};
+use partition_layout::Slot;
+use qemu_tests::bus::{Bus, StageOptions};
+use qemu_tests::call::{Call, Ran};
+use qemu_tests::deadline::{Deadline, Look};
+use qemu_tests::fixtures::Image;
+use qemu_tests::memory;
+use qemu_tests::node::Node;
+use qemu_tests::smbios::Handed;
+use qemu_tests::story::{Story, expect_disk, expect_slots, tell};
+use serde_json::Value;
+
+use crate::tale::{EMPTY, STAGE_SECONDS, armed, at_rest, good};
+
+const STATUS: Call = Call {
+    name: "status",
+    line: "/usr/bin/bistable status --json",
+};
+const NONSENSE: Call = Call {
+    name: "nonsense",
+    line: "/usr/bin/bistable stage --tries 99",
+};
+const UNKNOWN: Call = Call {
+    name: "unknown",
+    line: "/usr/bin/bistable stage 99.9",
+};
+const STAGE: Call = Call {
+    name: "stage",
+    line: "/usr/bin/bistable stage",
+};
+const SLOTS: Call = Call {
+    name: "slots",
+    line: "/usr/bin/bistable slots",
+};
+const HISTORY: Call = Call {
+    name: "history",
+    line: "/usr/bin/bistable history --json",
+};
+
+/// Where the daemon is killed, in percent of the work of staging: at the first
+/// blocks, in the middle of the root, in the read-back.
+const KILLS: [u64; 4] = [2, 35, 70, 95];
+
+const SIGKILL: i32 = 9;
+
+async fn exits(call: Call, node: &Node, bus: &Bus, code: u64) -> Result<Ran> {
+    call.exits(node, bus, code, Deadline::after(STAGE_SECONDS))
+        .await
+}
+
+fn json(ran: &Ran) -> Result<Value> {
+    serde_json::from_str(&ran.out).with_context(|| format!("this is no JSON: {ran:?}"))
+}
+
+/// Kills the daemon when `percent` of staging are done, and waits for the next one.
+async fn kill_while_staging(node: &Node, bus: &Bus, one: &Image, percent: u64) -> Result<String> {
+    let process = bus.main_process(memory::UNIT).await?;
+    let job = bus.stage("", StageOptions::default()).await?;
+    let report = job
+        .until(Deadline::after(STAGE_SECONDS), async |report| {
+            Ok(report.reached(percent))
+        })
+        .await?;
+    bus.kill_main_process(memory::UNIT, SIGKILL).await?;
+    ensure!(
+        report.result.is_empty(),
+        "staging was over before the daemon was killed: {report:?}"
+    );
+    // What would be left if the power failed now as well.
+    let entries = node.look_at_disk(|disk| disk.boot_entry_names()).await?;
+    ensure!(
+        entries == [one.good_entry()],
+        "killed at {percent} %, the boot entries are {entries:?}"
+    );
+    Deadline::after(STAGE_SECONDS)
+        .until("systemd to start the daemon again", async || {
+            let now = bus.main_process(memory::UNIT).await?;
+            Ok(if now > 0 && now != process {
+                Look::Found(())
+            } else {
+                Look::NotYet(format!("its process is {now}, as it was: {process}"))
+            })
+        })
+        .await?;
+    at_rest(bus).await?;
+    expect_slots(bus, Slot::A, good(one), EMPTY)
+        .await
+        .with_context(|| format!("killed at {percent} %"))?;
+    Ok(report.phase)
+}
+
+/// Stages with the command, off a terminal.
+async fn stage_by_command(node: &Node, bus: &Bus, two: &Image) -> Result<()> {
+    let staged = exits(STAGE, node, bus, 0).await?;
+    let percents: Vec<u64> = staged
+        .out
+        .lines()
+        .filter_map(|line| line.split_once(" % (")?.0.rsplit(' ').next()?.parse().ok())
+        .collect();
+    ensure!(
+        percents.len() >= 3 && percents.is_sorted(),
+        "its progress is {percents:?}: {staged:?}"
+    );
+    ensure!(
+        !staged.out.contains('\r') && !staged.out.contains('\u{1b}'),
+        "it drew a bar into a file: {staged:?}"
+    );
+    ensure!(
+        staged.out.contains(&two.version) && staged.err.is_empty(),
+        "{staged:?}"
+    );
+    Ok(())
+}
+
+async fn day(story: &mut Story) -> Result<()> {
+    let (one, two) = (story.image("1")?, story.image("2")?);
+    let shop = story.open_shop(&["2"]).await?;
+    let handed = [STATUS, NONSENSE, UNKNOWN, STAGE, SLOTS, HISTORY]
+        .iter()
+        .fold(shop.configure(Handed::default()), |handed, call| {
+            call.hand_in(handed)
+        });
+    let node = story.machine_with_probe(handed, &[])?.power_on().await?;
+    let bus = node.bus().await?;
+    at_rest(&bus).await?;
+
+    let status = json(&exits(STATUS, &node, &bus, 0).await?)?;
+    ensure!(
+        status["booted_version"] == one.version.as_str() && status["booted_slot"] == "A",
+        "{status}"
+    );
+    let nonsense = exits(NONSENSE, &node, &bus, 2).await?;
+    ensure!(
+        nonsense.err.contains("99") && nonsense.err.contains("--tries"),
+        "{nonsense:?}"
+    );
+    let unknown = exits(UNKNOWN, &node, &bus, 3).await?;
+    ensure!(
+        unknown.err.contains("99.9") && unknown.err.contains("hint: "),
+        "{unknown:?}"
+    );
+    at_rest(&bus).await?;
+    story.step("the command answers, and refuses");
+
+    for percent in KILLS {
+        let phase = kill_while_staging(&node, &bus, &one, percent).await?;
+        story.step(&format!("the daemon was killed at {percent} % ({phase})"));
+    }
+
+    stage_by_command(&node, &bus, &two).await?;
+    expect_slots(&bus, Slot::A, good(&one), armed(&two)).await?;
+    let slots = exits(SLOTS, &node, &bus, 0).await?;
+    ensure!(
+        slots.out.contains("A (running)") && slots.out.contains("armed"),
+        "{slots:?}"
+    );
+    let history = json(&exits(HISTORY, &node, &bus, 0).await?)?;
+    let staged = history
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|entry| entry["event"] == "staged" && entry["version"] == two.version.as_str());
+    ensure!(staged, "the history does not tell of it: {history}");
+    story.step("staged with the command");
+
+    let machine = node.shut_down().await?;
+    machine.disk()?.expect_root(Slot::A, &one)?;
+    machine.disk()?.expect_root(Slot::B, &two)?;
+    expect_disk(
+        &machine,
+        Some(&one),
+        Some(&two),
+        &[&one.good_entry(), &two.armed_entry(3)],
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_drives_a_node_whose_daemon_is_killed_again_and_again() -> Result<()> {
+    tell("operator", day).await
+}
