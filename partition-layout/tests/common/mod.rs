@@ -268,11 +268,7 @@ impl Esp {
 
     /// Returns what the usual tool finds wrong, one complaint per line.
     pub(crate) fn check(&self) -> Vec<String> {
-        let said = run(
-            "fsck.vfat",
-            "dosfstools",
-            &["-n".as_ref(), self.image.as_ref()],
-        );
+        let said = run("fsck.vfat", &["-n".as_ref(), self.image.as_ref()]);
         let lines = said.stdout.lines().map(|line| line.trim().to_owned());
         let lines: Vec<_> = lines.collect();
         if said.succeeded { Vec::new() } else { lines }
