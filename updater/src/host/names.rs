@@ -78,7 +78,6 @@ impl Device for Partition {
 mod tests {
     use std::fs::{self, File, OpenOptions};
     use std::os::unix::fs::OpenOptionsExt;
-    use std::process::Command;
 
     use partition_layout::TEMPORARY_NAME;
     use rustix::fs::OFlags;
@@ -87,10 +86,10 @@ mod tests {
     use super::*;
 
     fn run(program: &str, arguments: &[&Path]) -> String {
-        let paths = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
-        let mut command = Command::new(program);
-        let output = command.args(arguments).env("PATH", paths).output();
-        let output = output.unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+        let output = host_tools::oracle(program)
+            .args(arguments)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{program}: {output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
