@@ -206,9 +206,18 @@ enum Fate {
     /// The record is of something else.
     Stale,
     /// The trial was left.
-    Left(Complaint),
+    Left(Complaint, Guilt),
     /// The trial was left, and that is written down.
-    LeftAndTold,
+    LeftAndTold(Guilt),
+}
+
+/// Whether a trial that was left speaks against its image.
+#[derive(Clone, Copy)]
+enum Guilt {
+    Proven,
+    /// The one start that was asked for ended without a word of the gate. It may have
+    /// hung, or the power may have failed; and nothing tries it again by itself.
+    Unclear,
 }
 
 fn settle_spare(trial: &Trial, seen: &Observed, node: &Node) -> Vec<Effect> {
@@ -220,7 +229,7 @@ fn settle_spare(trial: &Trial, seen: &Observed, node: &Node) -> Vec<Effect> {
             effects.push(Effect::ForgetTrial);
             effects
         }
-        Fate::Left(complaint) => {
+        Fate::Left(complaint, guilt) => {
             let tries = tries_spent(trial, node);
             let mut effects = vec![Effect::RecordRollback(Blame {
                 version: trial.version.clone(),
@@ -229,20 +238,20 @@ fn settle_spare(trial: &Trial, seen: &Observed, node: &Node) -> Vec<Effect> {
                 tries,
                 armed_at: Some(trial.armed_at),
             })];
-            effects.extend(left(trial, node, &complaint.reason));
+            effects.extend(left(trial, node, guilt, &complaint.reason));
             effects
         }
-        Fate::LeftAndTold => {
+        Fate::LeftAndTold(guilt) => {
             let reason = seen
                 .last_rollback
                 .as_ref()
                 .map_or("", |it| it.reason.as_str());
-            left(trial, node, reason)
+            left(trial, node, guilt, reason)
         }
     }
 }
 
-fn left(trial: &Trial, node: &Node, reason: &str) -> Vec<Effect> {
+fn left(trial: &Trial, node: &Node, guilt: Guilt, reason: &str) -> Vec<Effect> {
     let Trial {
         version,
         root_hash,
@@ -250,7 +259,11 @@ fn left(trial: &Trial, node: &Node, reason: &str) -> Vec<Effect> {
         ..
     } = trial.clone();
     let mut effects = Vec::new();
-    if node.barred(&root_hash).is_none() {
+    let is_proven = match guilt {
+        Guilt::Proven => true,
+        Guilt::Unclear => false,
+    };
+    if is_proven && node.barred(&root_hash).is_none() {
         let (version, reason) = (version.clone(), reason.to_owned());
         effects.push(Effect::Bar {
             version,
@@ -287,11 +300,10 @@ fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
             // The kernel image still has its temporary name: arming is its rename.
             Fate::NeverArmed
         } else if is_told(trial, seen) {
-            Fate::LeftAndTold
+            Fate::LeftAndTold(Guilt::Proven)
         } else {
-            Fate::Left(complaint(trial, seen).unwrap_or_else(|| {
-                blame("its boot entry has gone, and no verdict was recorded".to_owned())
-            }))
+            let gone = || blame("its boot entry has gone, and no verdict was recorded".to_owned());
+            Fate::Left(complaint(trial, seen).unwrap_or_else(gone), Guilt::Proven)
         };
     };
     let Some(counter) = entry.counter else {
@@ -305,24 +317,28 @@ fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
             Fate::Stale
         };
     }
+    let complaint = complaint(trial, seen);
+    let guilt = match (counter.left, counter.done, trial.way, &complaint) {
+        (1.., 1.., Way::OneShot, None) => Guilt::Unclear,
+        (_, _, Way::OneShot | Way::Order, _) => Guilt::Proven,
+    };
     if is_told(trial, seen) {
-        return Fate::LeftAndTold;
+        return Fate::LeftAndTold(guilt);
     }
-    if let Some(complaint) = complaint(trial, seen) {
-        return Fate::Left(complaint);
+    if let Some(complaint) = complaint {
+        return Fate::Left(complaint, guilt);
     }
-    match (counter.left, counter.done, trial.way) {
+    let reason = match (counter.left, counter.done, trial.way) {
         // Never tried: a rollback's target whose new counter was not written.
-        (0, 0, _) => Fate::Stale,
-        (0, done, _) => Fate::Left(blame(format!(
-            "it was started {done} times and never reported itself healthy"
-        ))),
+        (0, 0, _) => return Fate::Stale,
+        (0, done, _) => format!("it was started {done} times and never reported itself healthy"),
         // The wish works once, so this was it.
-        (_, 1.., Way::OneShot) => Fate::Left(blame(
-            "it was started once and did not report itself healthy".to_owned(),
-        )),
-        (_, _, Way::Order) | (_, 0, Way::OneShot) => Fate::Open,
-    }
+        (_, 1.., Way::OneShot) => {
+            "it was started once and did not report itself healthy".to_owned()
+        }
+        (_, _, Way::Order) | (_, 0, Way::OneShot) => return Fate::Open,
+    };
+    Fate::Left(blame(reason), guilt)
 }
 
 fn blame(reason: String) -> Complaint {

@@ -499,6 +499,9 @@ async fn a_rollback_whose_target_fails_ends_on_the_newer_slot_again() {
     let node = daemon.handle.view().node.clone();
     assert_eq!(node.last_rollback.unwrap().version, version("1"));
     assert_eq!(daemon.state(), "idle");
+    // No gate has spoken: the power may have failed, and the operator may ask again.
+    assert_eq!(node.barred, []);
+    assert_eq!(daemon.run(force("1")).await, Outcome::Done);
     daemon.stop().await;
 }
 
