@@ -31,7 +31,7 @@ pub async fn watch(handle: &Handle, clock: &impl Clock, deadline: Duration) {
     loop {
         let node = handle.view().node.clone();
         match node.booted.standing {
-            Standing::Good => return,
+            Standing::Good | Standing::LastResort => return,
             Standing::Condemned if condemned_now(&node) => {
                 return reboot_after_verdict(handle).await;
             }

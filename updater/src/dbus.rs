@@ -115,8 +115,14 @@ impl Manager {
         details: HashMap<String, Variant<'_>>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<(), BusError> {
-        self.wait(Request::MarkBad(complaint(reason, &details)?))
-            .await?;
+        let marked = self
+            .wait(Request::MarkBad(complaint(reason, &details)?))
+            .await;
+        if self.handle.view().node.nothing_else_boots() {
+            // Whether or not all of it could be written down.
+            return Err(Refused::NothingElseBoots.into());
+        }
+        marked?;
         let (handle, bus) = (self.handle.clone(), bus.clone());
         tokio::spawn(async move {
             // The caller hears first that its word was heard: our reply is
@@ -217,9 +223,12 @@ impl Manager {
     }
 }
 
-/// Reboots once a trial has ended badly. What stands in the way is told; the
-/// boot loader will not take the slot again in any case.
+/// Reboots once a trial has ended badly, unless the next boot would be the same. What
+/// stands in the way is told; the boot loader will not take the slot again in any case.
 pub async fn reboot_after_verdict(handle: &Handle) {
+    if handle.view().node.nothing_else_boots() {
+        return;
+    }
     match handle.request(Request::Reboot(Restart::AtOnce)).await {
         Ok(Accepted::Done | Accepted::Job(_)) => {}
         Err(RequestError::Refused(Refused::GoingDown)) => {}

@@ -23,6 +23,8 @@ pub struct Observed {
     pub temporary: bool,
     pub has_variables: bool,
     pub boot_id: String,
+    /// In this boot it was decided to stay in the booted slot.
+    pub settled: bool,
     pub trial: Option<Trial>,
     pub verdict: Option<GateVerdict>,
     pub last_rollback: Option<Rollback>,
@@ -35,21 +37,23 @@ pub struct Observed {
 pub fn derive(seen: &Observed) -> Node {
     let version = &seen.disk.booted_version;
     let entry = entry_of(&seen.entries, version);
+    let spare = spare(seen);
+    let boots_by_right = matches!(spare.status, SlotStatus::Good | SlotStatus::Demoted);
     let standing = match entry.as_ref().map(|entry| entry.counter) {
         Some(None) => Standing::Good,
+        Some(Some(_)) if seen.settled && !boots_by_right => Standing::LastResort,
         Some(Some(counter)) => Standing::Trial {
             left: counter.left,
             done: counter.done,
         },
         None => Standing::Condemned,
     };
-    let spare = spare(seen);
     // A node that has never ended a trial accepts nothing older than the good
     // release that it shipped with.
     let shipped = match (standing, spare.status, &spare.held) {
         (Standing::Good, ..) => Some(version),
         (_, SlotStatus::Good, Some((held, _))) => Some(held),
-        (Standing::Trial { .. } | Standing::Condemned, ..) => None,
+        (Standing::Trial { .. } | Standing::LastResort | Standing::Condemned, ..) => None,
     };
     let floor = seen.floor.as_ref().or(shipped).cloned();
     Node {
@@ -193,7 +197,7 @@ fn settle_own(trial: &Trial, node: &Node) -> Vec<Effect> {
     match node.booted.standing {
         // The verdict was cut off between the entry and the records.
         Standing::Good => blessed(node),
-        Standing::Trial { .. } | Standing::Condemned => vec![],
+        Standing::Trial { .. } | Standing::LastResort | Standing::Condemned => vec![],
     }
 }
 

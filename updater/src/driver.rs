@@ -155,6 +155,7 @@ impl<C: Clock> Head<C> {
             | State::Idle { .. }
             | State::Staged { .. }
             | State::Trial { .. }
+            | State::LastResort { .. }
             | State::Condemned { .. }
             | State::Clearing { .. }
             | State::Marking { .. }

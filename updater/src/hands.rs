@@ -15,7 +15,8 @@ use crate::names::ErrorName;
 use crate::node::Way;
 use crate::observe::observe;
 use crate::ports::{
-    BootControl, Clock, Fetch, Power, Record, Records, Releases, ReleasesError, Slots, Stop,
+    BootControl, Clock, Console, Fetch, Power, Record, Records, Releases, ReleasesError, Slots,
+    Stop,
 };
 use crate::records::{self, Barred, GateVerdict, HistoryLine, RecordError, Rollback, Trial};
 use crate::refusal::{Chain, Failure};
@@ -40,8 +41,8 @@ pub struct Hands<D, N, C> {
 }
 
 /// Everything on the disk side in one bound.
-pub trait Device: Slots + BootControl + Records + Power {}
-impl<T: Slots + BootControl + Records + Power> Device for T {}
+pub trait Device: Slots + BootControl + Records + Console + Power {}
+impl<T: Slots + BootControl + Records + Console + Power> Device for T {}
 
 /// Everything on the network side in one bound.
 pub trait Network: Releases + Fetch {}
@@ -204,6 +205,13 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             Effect::MarkSettled => device
                 .mark_settled()
                 .map_err(|source| record(RecordError::Settled { source })),
+
+            Effect::Announce(text) => {
+                tracing::error!("{text}");
+                device
+                    .say(text)
+                    .map_err(|source| esp("say something on the console", source))
+            }
 
             Effect::RecordRollback(blame) => self.record_rollback(blame),
             Effect::Bar {

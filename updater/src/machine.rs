@@ -18,9 +18,11 @@
 //!   │
 //!   │ Trial ──── MarkGood ──▶ Marking ──▶ Idle
 //!   │ Trial ──── MarkBad, Rollback ──▶ Marking ──▶ Condemned
+//!   │                                          └─▶ LastResort    nothing else boots
+//!   │ LastResort ── Check, Stage by name with force ──▶ as from Idle, and back
 //!   │
-//!   └─ any of Idle, Staged, Trial, Condemned ── Reboot ──▶ Rebooting
-//!                                            └─ Forgive ──▶ Forgiving ─▶ the same
+//!   └─ any of Idle, Staged, Trial, LastResort, Condemned ── Reboot ──▶ Rebooting
+//!                                                        └─ Forgive ──▶ Forgiving ─▶ the same
 //! ```
 //!
 //! Where a piece of work ends is not remembered but looked up: its last report
@@ -44,7 +46,7 @@ use self::orders::{bless, clear_stage, condemn, rearm, stage};
 pub use self::words::{
     Complaint, Event, Job, Outcome, Report, Request, State, Stopped, Stopping, Target,
 };
-use crate::admit::{self, Admitted, Ask};
+use crate::admit::{self, Admitted, Ask, Force};
 use crate::node::{Node, SlotStatus, Standing, Way};
 use crate::records::Happened;
 use crate::refusal::{Failure, Refused};
@@ -55,6 +57,7 @@ pub fn rest(node: Box<Node>) -> State {
         Standing::Good if node.staged().is_some() => State::Staged { node },
         Standing::Good => State::Idle { node },
         Standing::Trial { .. } => State::Trial { node },
+        Standing::LastResort => State::LastResort { node },
         Standing::Condemned => State::Condemned { node },
     }
 }
@@ -87,6 +90,7 @@ fn answer(state: State, request: Request) -> Answer {
     match state {
         In::Idle { node } | In::Staged { node } => answer_good(node, request),
         In::Trial { node } => answer_trial(node, request),
+        In::LastResort { node } => answer_last_resort(node, request),
         In::Condemned { node } => answer_condemned(node, request),
         In::Checking { .. }
         | In::Resolving { .. }
@@ -136,7 +140,8 @@ fn busy_without_job(state: State, request: &Request) -> Answer {
     }
 }
 
-/// A job that can be cancelled is at work. All of them start from a good slot.
+/// A job that can be cancelled is at work. It started from a good slot, or from the
+/// last resort.
 fn answer_at_work(state: State, request: Request) -> Answer {
     match request {
         Request::Cancel => {
@@ -148,9 +153,10 @@ fn answer_at_work(state: State, request: Request) -> Answer {
             };
             Ok((asked_to_stop(state), effects))
         }
-        Request::MarkGood => Ok((state, vec![])),
+        Request::MarkGood if state.node().booted.standing == Standing::Good => Ok((state, vec![])),
         Request::MarkBad(_) => refuse(state, Refused::NotInTrial),
-        Request::Check
+        Request::MarkGood
+        | Request::Check
         | Request::Stage(_)
         | Request::Reboot(_)
         | Request::Rollback { .. }
@@ -168,6 +174,7 @@ const fn stopping(state: &State) -> Stopping {
         | State::Idle { .. }
         | State::Staged { .. }
         | State::Trial { .. }
+        | State::LastResort { .. }
         | State::Condemned { .. }
         | State::Clearing { .. }
         | State::Marking { .. }
@@ -186,6 +193,7 @@ fn asked_to_stop(mut state: State) -> State {
         | State::Idle { .. }
         | State::Staged { .. }
         | State::Trial { .. }
+        | State::LastResort { .. }
         | State::Condemned { .. }
         | State::Clearing { .. }
         | State::Marking { .. }
@@ -248,6 +256,9 @@ fn answer_trial(node: Box<Node>, request: Request) -> Answer {
         Request::Check | Request::Stage(_) => refuse(rest(node), Refused::BootedSlotNotGood),
         Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
         Request::Reboot(restart) => Ok((State::Rebooting { node }, vec![Effect::Reboot(restart)])),
+        Request::Rollback { .. } if node.nothing_else_boots() => {
+            refuse(rest(node), Refused::NothingToRollBackTo)
+        }
         Request::Rollback { reason } => {
             let complaint = Complaint {
                 reason,
@@ -283,6 +294,37 @@ fn answer_trial(node: Box<Node>, request: Request) -> Answer {
             ))
         }
         Request::Forgive { root_hash } => forgive(node, root_hash),
+    }
+}
+
+/// The node runs a release that failed, because nothing else boots. What helps is another
+/// release in the spare slot, which cannot make it worse; but only an operator knows which.
+fn answer_last_resort(node: Box<Node>, request: Request) -> Answer {
+    match request {
+        Request::Stage(Ask {
+            force: Force::No, ..
+        }) => refuse(rest(node), Refused::BootedSlotNotGood),
+        Request::Check
+        | Request::Stage(Ask {
+            force: Force::ByName,
+            ..
+        })
+        | Request::Cancel
+        | Request::Reboot(_)
+        | Request::Forgive { .. } => answer_good(node, request),
+        Request::Rollback { .. } => refuse(rest(node), Refused::NothingToRollBackTo),
+        Request::MarkGood => {
+            let effects = bless(&node);
+            Ok((
+                State::Marking {
+                    node,
+                    job: Job::None,
+                },
+                effects,
+            ))
+        }
+        // It is marked bad already: the caller did not hear our reply.
+        Request::MarkBad(_) => Ok((rest(node), vec![])),
     }
 }
 
@@ -502,7 +544,11 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
 
         // A report that no order of ours can have led to: nothing to do about it.
         (
-            state @ (In::Idle { .. } | In::Staged { .. } | In::Trial { .. } | In::Condemned { .. }),
+            state @ (In::Idle { .. }
+            | In::Staged { .. }
+            | In::Trial { .. }
+            | In::LastResort { .. }
+            | In::Condemned { .. }),
             Report::Refreshed(_) | Report::Resolved(_) | Report::Ended { .. },
         )
         | (

@@ -62,6 +62,8 @@ error_names! {
     NoFirmwareVariables,
     /// The booted slot is not on trial.
     NotInTrial,
+    /// The trial has failed, and the node stays up since nothing else boots.
+    NothingElseBoots,
     /// There is no such job, or it has ended.
     NoSuchJob,
     /// The repository's metadata is too old.

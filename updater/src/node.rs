@@ -41,6 +41,8 @@ pub enum Standing {
     Good,
     /// Its boot entry has a counter.
     Trial { left: u32, done: u32 },
+    /// It failed its trial in this very boot, and stays up because nothing else boots.
+    LastResort,
     /// It has no boot entry any more: the next boot takes the other slot.
     Condemned,
 }
@@ -105,15 +107,32 @@ impl Node {
         match self.booted.standing {
             Standing::Good => SlotStatus::Good,
             Standing::Trial { .. } => SlotStatus::Trial,
-            Standing::Condemned => SlotStatus::Bad,
+            Standing::LastResort | Standing::Condemned => SlotStatus::Bad,
         }
     }
 
     /// Returns the release that the next reboot tries.
     pub fn staged(&self) -> Option<(&Version, &RootHash)> {
         match (self.booted.standing, self.spare.status, &self.spare.held) {
-            (Standing::Good, SlotStatus::Armed, Some((version, hash))) => Some((version, hash)),
-            (Standing::Good | Standing::Trial { .. } | Standing::Condemned, ..) => None,
+            (Standing::Good | Standing::LastResort, SlotStatus::Armed, Some((version, hash))) => {
+                Some((version, hash))
+            }
+            (
+                Standing::Good
+                | Standing::LastResort
+                | Standing::Trial { .. }
+                | Standing::Condemned,
+                ..,
+            ) => None,
+        }
+    }
+
+    /// Returns whether the spare slot may be written: beside a good slot, and when there is
+    /// no good slot to lose.
+    pub const fn may_write_spare(&self) -> bool {
+        match self.booted.standing {
+            Standing::Good | Standing::LastResort => true,
+            Standing::Trial { .. } | Standing::Condemned => false,
         }
     }
 
@@ -125,10 +144,20 @@ impl Node {
         }
     }
 
+    /// Returns whether a restart after a bad verdict would lead to the booted slot again.
+    pub const fn nothing_else_boots(&self) -> bool {
+        match self.booted.standing {
+            Standing::LastResort => true,
+            Standing::Trial { .. } => !self.spare_boots(),
+            Standing::Good | Standing::Condemned => false,
+        }
+    }
+
     /// Returns how the boot loader is led to `version` in the spare slot: it
-    /// starts the newest release by itself, and an older one only when told.
+    /// starts the newest release that has tries by itself, and an older one only when told.
     pub fn way_to(&self, version: &Version) -> Way {
-        if *version < self.booted.version {
+        let has_tries = self.booted.standing != Standing::LastResort;
+        if has_tries && *version < self.booted.version {
             Way::OneShot
         } else {
             Way::Order

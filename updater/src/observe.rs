@@ -30,6 +30,10 @@ pub fn observe(device: &(impl Slots + BootControl + Records)) -> Result<Observed
         boot_id: device
             .boot_id()
             .map_err(|source| ObserveError::BootId { source })?,
+        settled: device.is_settled().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot tell whether this boot is decided");
+            false
+        }),
         trial: records::recall(device, Record::Trial),
         verdict: records::recall(device, Record::Verdict),
         last_rollback: records::recall(device, Record::LastRollback),

@@ -292,8 +292,12 @@ pub trait Records: Send + Sync {
     /// Removes the file. One that is already gone is no error.
     fn remove(&self, record: Record) -> io::Result<()>;
 
-    /// Leaves word for the rest of this boot that the booted slot is good.
+    /// Leaves word for the rest of this boot that the node stays in the booted slot: it
+    /// is good, or all there is.
     fn mark_settled(&self) -> io::Result<()>;
+
+    /// Returns whether such word was left.
+    fn is_settled(&self) -> io::Result<bool>;
 
     /// Returns an id that each boot has anew.
     fn boot_id(&self) -> io::Result<String>;
@@ -312,6 +316,12 @@ pub enum Restart {
 pub trait Power: Send + Sync {
     /// Asks for a reboot; returns once it was accepted.
     fn reboot(&self, restart: Restart) -> io::Result<()>;
+}
+
+/// The screen or serial line in front of which an operator may stand.
+pub trait Console: Send + Sync {
+    /// Shows a line. Does not wait for a slow line.
+    fn say(&self, line: &str) -> io::Result<()>;
 }
 
 /// What time it is.

@@ -53,6 +53,10 @@ pub enum Refused {
     NoFirmwareVariables { version: Version },
     #[error("the booted slot is not on trial")]
     NotInTrial,
+    #[error(
+        "the booted release has failed, and no other one boots: the node stays up until another is staged"
+    )]
+    NothingElseBoots,
     #[error("no such job is at work")]
     NoSuchJob,
     #[error("{0}")]
@@ -77,6 +81,7 @@ impl Refused {
             Self::NothingToRollBackTo => ErrorName::NothingToRollBackTo,
             Self::NoFirmwareVariables { .. } => ErrorName::NoFirmwareVariables,
             Self::NotInTrial => ErrorName::NotInTrial,
+            Self::NothingElseBoots => ErrorName::NothingElseBoots,
             Self::NoSuchJob => ErrorName::NoSuchJob,
             Self::BadArgument(_) => ErrorName::BadArgument,
         }

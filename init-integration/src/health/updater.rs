@@ -11,6 +11,7 @@ use super::gate::Failure;
 
 const BUSY: &str = "io.bistable.Error.Busy";
 const NOT_IN_TRIAL: &str = "io.bistable.Error.NotInTrial";
+const NOTHING_ELSE_BOOTS: &str = "io.bistable.Error.NothingElseBoots";
 
 /// How long a daemon that is busy with another slot change is asked again. Such
 /// a change takes a fraction of a second.
@@ -51,6 +52,8 @@ pub(super) enum MarkedBad {
     Done,
     /// It is not on trial: it was good all the time, or has been given up before.
     NotInTrial,
+    /// It is bad, and the machine is not restarted, as nothing else would start.
+    NothingElseBoots,
     /// There was no answer, or the daemon could not do it.
     Failed(BusError),
 }
@@ -111,6 +114,7 @@ impl Updater {
         match outcome {
             Ok(()) => MarkedBad::Done,
             Err(error) if error.name() == Some(NOT_IN_TRIAL) => MarkedBad::NotInTrial,
+            Err(error) if error.name() == Some(NOTHING_ELSE_BOOTS) => MarkedBad::NothingElseBoots,
             Err(error) => MarkedBad::Failed(error),
         }
     }

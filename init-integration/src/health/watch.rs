@@ -104,7 +104,7 @@ impl<P: LastResort> Watch<P> {
                 },
                 Verdict::Bad(failure) => match self.fail(&boot, failure).await {
                     Condemned::Restarting => return self.start_over().await,
-                    Condemned::NotInTrial => known = Some(Stakes::Settled),
+                    Condemned::Stays => known = Some(Stakes::Settled),
                 },
             }
             notify(&[
@@ -189,7 +189,11 @@ impl<P: LastResort> Watch<P> {
             }
             MarkedBad::NotInTrial => {
                 tracing::warn!("the updater says that the booted slot is not on trial");
-                Condemned::NotInTrial
+                Condemned::Stays
+            }
+            MarkedBad::NothingElseBoots => {
+                tracing::error!("no other release boots: the node stays up with this one");
+                Condemned::Stays
             }
             MarkedBad::Failed(error) => {
                 tracing::error!(error = %Chain(&error), "the updater does not give the slot up");
@@ -231,7 +235,7 @@ impl<P: LastResort> Watch<P> {
 
 enum Condemned {
     Restarting,
-    NotInTrial,
+    Stays,
 }
 
 /// What was logged of each check, so that a line means a change.

@@ -329,6 +329,26 @@ async fn a_slot_that_turns_out_not_to_be_on_trial_is_not_restarted() {
 }
 
 #[tokio::test]
+async fn a_bad_release_that_is_all_that_boots_is_not_restarted() {
+    let mut node = Node::on_trial().await;
+    node.deadline = SHORT;
+    node.set_unit("web.service", "failed");
+    node.answers.lock().unwrap().refusals = vec![Refusal::NothingElseBoots];
+    let mut gate = pin!(node.gate());
+    // The updater's word for the slot from now on.
+    let decided = async {
+        while !node.path("gate/verdict.json").exists() {
+            tokio::task::yield_now().await;
+        }
+        node.answers.lock().unwrap().booted_status = "bad";
+    };
+    let watched = timeout(4 * SHORT, async { tokio::join!(gate.as_mut(), decided).0 });
+    assert!(watched.await.is_err(), "it goes on looking");
+    assert_eq!(node.calls(), [], "nothing was restarted, nor marked again");
+    assert_eq!(node.verdict()["verdict"], "fail");
+}
+
+#[tokio::test]
 async fn an_updater_that_takes_another_image_for_the_booted_one_is_sick() {
     let mut node = Node::on_trial().await;
     node.deadline = SHORT;

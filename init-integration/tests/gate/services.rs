@@ -52,6 +52,7 @@ pub(crate) enum Call {
 pub(crate) enum Refusal {
     Busy,
     NotInTrial,
+    NothingElseBoots,
     EspFull,
 }
 
@@ -62,6 +63,7 @@ pub(crate) enum UpdaterError {
     ZBus(zbus::Error),
     Busy(String),
     NotInTrial(String),
+    NothingElseBoots(String),
     EspFull(String),
 }
 
@@ -75,6 +77,7 @@ fn refuse(answers: &mut Answers) -> Result<(), UpdaterError> {
     Err(match answers.refusals.remove(0) {
         Refusal::Busy => UpdaterError::Busy(why),
         Refusal::NotInTrial => UpdaterError::NotInTrial(why),
+        Refusal::NothingElseBoots => UpdaterError::NothingElseBoots(why),
         Refusal::EspFull => UpdaterError::EspFull(why),
     })
 }

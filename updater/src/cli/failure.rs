@@ -150,6 +150,7 @@ fn exit_of(name: ErrorName) -> Exit {
         | E::NothingToRollBackTo
         | E::NoFirmwareVariables
         | E::NotInTrial
+        | E::NothingElseBoots
         | E::NoSuchJob
         | E::BadArgument => Exit::Refused,
         E::MetadataExpired
@@ -197,6 +198,7 @@ pub(super) fn hint_for(name: ErrorName) -> &'static str {
         E::NoFirmwareVariables => {
             "the firmware keeps no variables, or refuses one, so only a newer release can be tried; publish the old content under a newer version"
         }
+        E::NothingElseBoots => "stage another release by its name, with --force, and reboot",
         E::NotInTrial => "nothing to decide: the running release is good already",
         E::NoSuchJob => "the job has ended; `bistable status` and `bistable history` say how",
         E::MetadataExpired => {

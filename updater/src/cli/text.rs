@@ -61,6 +61,9 @@ fn state(status: &Status) -> String {
         "clearing" => "emptying the spare slot",
         "staged" => "a release waits for the reboot",
         "trial" => "the running release has yet to pass its health gate",
+        "last-resort" => {
+            "the running release has failed, and no other one boots; stage one by name, with force"
+        }
         "condemned" => "the running release has failed; the next reboot leads back",
         "rebooting" => "the node is going down",
         _ => return status.state.clone(),

@@ -47,6 +47,7 @@ fn seen(entries: &[&str]) -> Observed {
         temporary: false,
         has_variables: true,
         boot_id: "now".to_owned(),
+        settled: false,
         trial: None,
         verdict: None,
         last_rollback: None,
@@ -283,6 +284,29 @@ fn why_a_trial_was_left_is_told_from_what_it_left_behind() {
 }
 
 #[test]
+fn what_failed_in_this_boot_is_a_last_resort_while_nothing_else_was_good() {
+    for (entries, state) in [
+        (&["2+0-1"] as &[&str], "last-resort"),
+        (&["2+0-5", "3+0-3"], "last-resort"),
+        // Staged by force meanwhile.
+        (&["2+0-1", "3+3"], "last-resort"),
+        (&["2+0-1", "3"], "trial"),
+        (&["2"], "idle"),
+        (&["3"], "condemned"),
+    ] {
+        let mut seen = seen(entries);
+        seen.settled = true;
+        let node = derive(&seen);
+        assert_eq!(rest(Box::new(node.clone())).name(), state, "{entries:?}");
+        if state == "last-resort" {
+            assert_eq!(node.booted_status(), SlotStatus::Bad);
+            assert_eq!(node.way_to(&version("1")), Way::Order);
+            assert_eq!(settle(&seen, &node), []);
+        }
+    }
+}
+
+#[test]
 fn a_trial_that_was_asked_for_once_is_barred_by_a_verdict_or_by_its_last_try_alone() {
     for (entries, verdict_of, way, barred) in [
         // The power may have failed.
@@ -342,7 +366,8 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
             }
             Effect::RaiseFloor { version } => seen.floor = Some(version.clone()),
             Effect::ForgetTrial => seen.trial = None,
-            Effect::Remember(_) | Effect::MarkSettled => {}
+            Effect::MarkSettled => seen.settled = true,
+            Effect::Remember(_) | Effect::Announce(_) => {}
             Effect::Interrupt
             | Effect::EndJob(_)
             | Effect::Refresh

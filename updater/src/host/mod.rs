@@ -14,10 +14,13 @@ mod sysfs;
 mod tests;
 mod variables;
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use partition_layout::{BootEntry, RootHash, Slot, TEMPORARY_NAME, Version};
+use rustix::fs::OFlags;
 
 pub use self::clock::SystemClock;
 use self::disk::Disk;
@@ -27,7 +30,7 @@ use self::records::RecordFolder;
 pub use self::sysfs::FindDiskError;
 use self::sysfs::RootDevice;
 use self::variables::Variables;
-use crate::ports::{BootControl, DiskView, Part, Power, Record, Records, Restart, Slots};
+use crate::ports::{BootControl, Console, DiskView, Part, Power, Record, Records, Restart, Slots};
 
 /// Where the real node's parts lie.
 #[derive(Debug, Clone)]
@@ -44,6 +47,7 @@ pub struct Paths {
     pub efi_variables: PathBuf,
     pub state: PathBuf,
     pub settled: PathBuf,
+    pub console: PathBuf,
 }
 
 impl Default for Paths {
@@ -59,6 +63,7 @@ impl Default for Paths {
             efi_variables: "/sys/firmware/efi/efivars".into(),
             state: "/var/lib/bistable".into(),
             settled: "/run/bistable/settled".into(),
+            console: "/dev/console".into(),
         }
     }
 }
@@ -71,6 +76,7 @@ pub struct ThisNode {
     variables: Variables,
     records: RecordFolder,
     switch: Switch,
+    console: PathBuf,
 }
 
 impl ThisNode {
@@ -82,6 +88,7 @@ impl ThisNode {
             variables: Variables::new(paths.efi_variables.clone()),
             records: RecordFolder::new(&paths),
             switch: Switch::new(bus),
+            console: paths.console.clone(),
             disk: Disk::new(device, paths),
         })
     }
@@ -205,8 +212,27 @@ impl Records for ThisNode {
         self.records.mark_settled()
     }
 
+    fn is_settled(&self) -> io::Result<bool> {
+        self.records.is_settled()
+    }
+
     fn boot_id(&self) -> io::Result<String> {
         self.records.boot_id()
+    }
+}
+
+impl Console for ThisNode {
+    fn say(&self, line: &str) -> io::Result<()> {
+        // A serial line that nobody reads must not hold the hands up.
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+        let mut options = OpenOptions::new();
+        let mut console = options
+            .write(true)
+            .custom_flags(flags)
+            .open(&self.console)?;
+        // The console of a serial line wants the carriage back.
+        console.write_all(format!("\r\nbistable: {line}\r\n").as_bytes())
     }
 }
 

@@ -55,6 +55,10 @@ impl RecordFolder {
         fs::write(&self.settled, "")
     }
 
+    pub(super) fn is_settled(&self) -> io::Result<bool> {
+        fs::exists(&self.settled)
+    }
+
     pub(super) fn boot_id(&self) -> io::Result<String> {
         Ok(fs::read_to_string(&self.boot_id)?.trim().to_owned())
     }

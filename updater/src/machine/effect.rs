@@ -101,6 +101,8 @@ pub enum Effect {
         version: Version,
     },
     MarkSettled,
+    /// Says on the console what somebody has to know who cannot ask the daemon.
+    Announce(String),
 
     // for the hands: records
     RecordRollback(Blame),
@@ -150,6 +152,7 @@ impl Effect {
             | Self::RaiseFloor { .. }
             | Self::Remember(_)
             | Self::ForgetTrial
+            | Self::Announce(_)
             | Self::MarkSettled => true,
             Self::Interrupt
             | Self::EndJob(_)
@@ -205,6 +208,7 @@ impl Effect {
             | Self::Bless { .. }
             | Self::RemoveBooted { .. }
             | Self::MarkSettled
+            | Self::Announce(_)
             | Self::RecordRollback(_)
             | Self::Bar { .. }
             | Self::Forgive { .. }
@@ -238,6 +242,7 @@ impl Effect {
             Self::Bless { .. } => "bless",
             Self::RemoveBooted { .. } => "remove-booted",
             Self::MarkSettled => "mark-settled",
+            Self::Announce(_) => "announce",
             Self::RecordRollback(_) => "record-rollback",
             Self::Bar { .. } => "bar",
             Self::Forgive { .. } => "forgive",

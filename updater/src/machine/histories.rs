@@ -63,6 +63,7 @@ prop_compose! {
         standing in prop_oneof![
             4 => Just(Standing::Good),
             2 => (0_u32..3, 0_u32..3).prop_map(|(left, done)| Standing::Trial { left, done }),
+            1 => Just(Standing::LastResort),
             1 => Just(Standing::Condemned),
         ],
         spare in 4_u8..7,
@@ -81,6 +82,7 @@ prop_compose! {
         let own = match standing {
             Standing::Good => Some(entry(number, None)),
             Standing::Trial { left, done } => Some(entry(number, Some((left, done)))),
+            Standing::LastResort => Some(entry(number, Some((0, 1)))),
             Standing::Condemned => None,
         };
         let holds = !matches!(status, SlotStatus::Empty | SlotStatus::Unknown);
@@ -257,6 +259,7 @@ fn rank(effect: &Effect) -> Option<u32> {
         | Effect::Bless { .. }
         | Effect::RemoveBooted { .. }
         | Effect::MarkSettled
+        | Effect::Announce(_)
         | Effect::RecordRollback(_)
         | Effect::Bar { .. }
         | Effect::Forgive { .. }
@@ -290,6 +293,7 @@ fn target(effect: &Effect) -> Option<Slot> {
         | Effect::Bless { .. }
         | Effect::RemoveBooted { .. }
         | Effect::MarkSettled
+        | Effect::Announce(_)
         | Effect::RecordRollback(_)
         | Effect::Bar { .. }
         | Effect::Forgive { .. }
@@ -304,10 +308,9 @@ fn check_order(node: &Node, order: &[Effect]) {
     for effect in order {
         if let Some(slot) = target(effect) {
             assert_ne!(slot, node.booted.slot, "{effect:?}");
-            assert_eq!(
-                node.booted.standing,
-                Standing::Good,
-                "{effect:?} on no good slot"
+            assert!(
+                node.may_write_spare(),
+                "{effect:?} on no good slot, and there may be one to lose"
             );
         }
         if let Effect::Disarm { booted, .. } = effect {
@@ -354,6 +357,7 @@ const fn has_job(state: &State) -> bool {
         | State::Idle { .. }
         | State::Staged { .. }
         | State::Trial { .. }
+        | State::LastResort { .. }
         | State::Condemned { .. }
         | State::Marking { job: Job::None, .. }
         | State::Forgiving { .. }
@@ -366,6 +370,7 @@ const fn rests(state: &State) -> bool {
         State::Idle { .. }
         | State::Staged { .. }
         | State::Trial { .. }
+        | State::LastResort { .. }
         | State::Condemned { .. } => true,
         State::Settling { .. }
         | State::Checking { .. }

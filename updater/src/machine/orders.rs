@@ -65,12 +65,15 @@ pub(crate) fn blessed(node: &Node) -> Vec<Effect> {
 /// not keep a bad slot bootable, and the gate has left its word on the disk
 /// already. The record of the trial stays until the other slot has settled, so
 /// that a cut in here is noticed there.
+///
+/// When nothing else boots, the node stays up: a restart would lead here again. That
+/// is settled first, so that whatever fails later, nobody restarts the node.
 pub(super) fn condemn(node: &Node, complaint: Complaint) -> Vec<Effect> {
     let version = node.booted.version.clone();
     let root_hash = node.booted.root_hash;
     let tries = match node.booted.standing {
         Standing::Trial { done, .. } => done,
-        Standing::Good | Standing::Condemned => 0,
+        Standing::Good | Standing::LastResort | Standing::Condemned => 0,
     };
     let mut effects = Vec::new();
     if node.spare_boots() {
@@ -78,6 +81,12 @@ pub(super) fn condemn(node: &Node, complaint: Complaint) -> Vec<Effect> {
             version: version.clone(),
         });
     } else if let Some(entry) = &node.booted.entry {
+        effects.push(Effect::MarkSettled);
+        effects.push(Effect::Announce(format!(
+            "release {version} failed ({}), and no other release boots: the node stays up with it; \
+             stage another one by name, with force",
+            complaint.reason
+        )));
         // Bad, and still better than nothing that boots.
         effects.push(Effect::Demote {
             entry: entry.clone(),
@@ -182,7 +191,7 @@ pub(super) fn clear_stage(
     let mut effects = Vec::new();
     // Somebody has meddled with the entries if the booted slot is not good any
     // more: then nothing is written. The stage began with a disarm in any case.
-    if node.booted.standing == Standing::Good {
+    if node.may_write_spare() {
         effects.push(Effect::Disarm {
             spare: node.spare.slot,
             booted: node.booted.version.clone(),

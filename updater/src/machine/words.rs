@@ -18,6 +18,8 @@ pub enum State {
     Staged { node: Box<Node> },
     /// The booted slot waits for its verdict.
     Trial { node: Box<Node> },
+    /// The booted slot failed its trial, and nothing else boots.
+    LastResort { node: Box<Node> },
     /// The booted slot will not boot again; only a reboot helps.
     Condemned { node: Box<Node> },
     /// Asks the repository what there is.
@@ -148,6 +150,7 @@ impl State {
             | Self::Idle { node }
             | Self::Staged { node }
             | Self::Trial { node }
+            | Self::LastResort { node }
             | Self::Condemned { node }
             | Self::Checking { node, .. }
             | Self::Resolving { node, .. }
@@ -167,6 +170,7 @@ impl State {
             Self::Idle { .. } => "idle",
             Self::Staged { .. } => "staged",
             Self::Trial { .. } | Self::Marking { .. } => "trial",
+            Self::LastResort { .. } => "last-resort",
             Self::Condemned { .. } => "condemned",
             Self::Checking { .. } => "checking",
             Self::Resolving { .. } | Self::Staging { .. } | Self::RollingBack { .. } => "staging",

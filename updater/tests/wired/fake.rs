@@ -13,7 +13,7 @@ use partition_layout::{
     Version, choose_entry,
 };
 use updater::ports::{
-    BootControl, Clock, DiskView, Part, Power, Record, Records, Restart, SlotOnDisk, Slots,
+    BootControl, Clock, Console, DiskView, Part, Power, Record, Records, Restart, SlotOnDisk, Slots,
 };
 
 use super::esp::FakeEsp;
@@ -84,6 +84,7 @@ struct World {
     boot: usize,
     settled: bool,
     reboots: Vec<Restart>,
+    said: Vec<String>,
     done: usize,
     kinds: Vec<&'static str>,
     trouble: Trouble,
@@ -159,6 +160,7 @@ impl FakeNode {
             boot: 1,
             settled: false,
             reboots: vec![],
+            said: vec![],
             done: 0,
             kinds: vec![],
             trouble: Trouble::None,
@@ -187,6 +189,7 @@ impl FakeNode {
             kinds: world.kinds.clone(),
             reboots: world.reboots.clone(),
             refuses: world.refuses.clone(),
+            said: world.said.clone(),
             ..*world
         })))
     }
@@ -238,6 +241,11 @@ impl FakeNode {
 
     pub(crate) fn is_settled(&self) -> bool {
         self.world().settled
+    }
+
+    /// What stands on its console.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.world().said.clone()
     }
 
     pub(crate) fn reboots(&self) -> Vec<Restart> {
@@ -673,12 +681,25 @@ impl Records for FakeNode {
         Ok(())
     }
 
+    fn is_settled(&self) -> io::Result<bool> {
+        Ok(self.world().settled)
+    }
+
     fn boot_id(&self) -> io::Result<String> {
         let world = self.world();
         match world.dead {
             true => Err(io::Error::other("no power")),
             false => Ok(format!("boot-{}", world.boot)),
         }
+    }
+}
+
+impl Console for FakeNode {
+    fn say(&self, line: &str) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("say")?;
+        world.said.push(line.to_owned());
+        Ok(())
     }
 }
 

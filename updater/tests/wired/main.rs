@@ -17,6 +17,8 @@ mod gate;
 #[cfg(test)]
 mod introspection;
 #[cfg(test)]
+mod last_resort;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod network;

@@ -587,27 +587,6 @@ async fn a_full_var_keeps_no_bad_slot_bootable() {
 }
 
 #[tokio::test]
-async fn a_bad_trial_that_is_all_that_boots_is_kept_as_a_last_resort() {
-    let stand = Stand::new();
-    stand.update_to("2").await;
-    let daemon = stand.daemon().await;
-    assert_eq!(daemon.stage("3").await, Outcome::Done);
-    daemon.stop().await;
-    assert_eq!(stand.node.power_cycle(&stand.images()).1, version("3"));
-    // Somebody, or a torn folder, took the other slot's entry.
-    updater::ports::BootControl::remove(
-        &stand.node,
-        &partition_layout::BootEntry::good(version("2")),
-    )
-    .unwrap();
-    let daemon = stand.daemon().await;
-    daemon.handle.request(bad("sick")).await.unwrap();
-    assert_eq!(stand.node.entry_names(), ["bistable_3+0-1.efi"]);
-    daemon.stop().await;
-    assert_eq!(stand.node.power_cycle(&stand.images()).1, version("3"));
-}
-
-#[tokio::test]
 async fn a_rollback_asked_for_on_a_trial_ends_it_and_waits_for_the_reboot() {
     let stand = Stand::new();
     let daemon = stand.daemon().await;
