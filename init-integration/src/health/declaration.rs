@@ -27,6 +27,10 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The watchdog of the gate's unit is derived from it: a round of checks takes as long as the slowest.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The longest deadline. What ends a trial that the gate does not end is derived from it:
+/// the updater by itself after 15 minutes, `bistable-undecided.timer` after 20.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
+
 /// A declared check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
@@ -109,6 +113,13 @@ pub fn parse_policy(file: &Path, text: &str, policy: Policy) -> Result<Policy, B
         let what = format!(
             "is longer than the soak time of {} s, or nothing is ever good",
             soak.as_secs()
+        );
+        return Err(keys.mistake("deadline", what));
+    }
+    if deadline > MAX_DEADLINE {
+        let what = format!(
+            "is at most {} min, after which others begin to end the trial",
+            MAX_DEADLINE.as_secs() / 60
         );
         return Err(keys.mistake("deadline", what));
     }
@@ -249,6 +260,24 @@ mod tests {
             "{error}"
         );
         assert!(parse_policy(file, "soak = 15", policy).is_err());
+    }
+
+    #[test]
+    fn a_deadline_beyond_what_ends_a_trial_otherwise_is_refused() {
+        let policy = Policy {
+            soak: Duration::from_secs(15),
+            deadline: Duration::from_secs(180),
+        };
+        let file = Path::new("health.toml");
+        let longest = parse_policy(file, "deadline = '10min'", policy).unwrap();
+        assert_eq!(longest.deadline, MAX_DEADLINE);
+        let error = parse_policy(file, "# late\ndeadline = '10min 1s'", policy).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("health.toml:2: deadline: is at most 10 min"),
+            "{error}"
+        );
     }
 
     proptest::proptest! {

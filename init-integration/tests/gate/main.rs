@@ -188,6 +188,18 @@ async fn a_drop_in_with_a_mistake_fails_the_trial_and_is_named() {
 }
 
 #[tokio::test]
+async fn a_deadline_that_comes_too_late_fails_the_trial_and_is_named() {
+    let mut node = Node::on_trial().await;
+    node.deadline = SHORT;
+    std::fs::write(node.path("health.toml"), "deadline = '11min'\n").unwrap();
+    ended(node.gate()).await;
+    let calls = node.calls();
+    let (reason, check, _, _) = marked_bad(&calls);
+    assert_eq!(check, "configuration");
+    assert!(reason.contains("health.toml:1: deadline: "), "{reason}");
+}
+
+#[tokio::test]
 async fn advisory_checks_do_not_hold_a_node_back() {
     let node = Node::on_trial().await;
     node.declare(
