@@ -8,6 +8,7 @@ use init_integration::health::bus::{Bus, BusAddress};
 use init_integration::health::checks::{Checks, Places};
 use init_integration::health::configuration::Configuration;
 use init_integration::health::image_check::device_of;
+use init_integration::health::network::NetworkMemory;
 use init_integration::health::power::RebootCall;
 use init_integration::health::this_boot::BootFiles;
 use init_integration::health::watch::{Ended, Patience, Watch, notify};
@@ -120,10 +121,12 @@ async fn watch() -> ExitCode {
     }
     let boot_files = BootFiles::of_node();
     let image = device_of(Path::new("/"), Path::new("/sys"), Path::new("/dev"));
+    let network = NetworkMemory::of_node();
     let places = Places {
         containerd: "/run/containerd/containerd.sock".into(),
         image: image.map_err(|error| error.to_string()),
         image_mark: "/run/bistable-health-gate/image-read".into(),
+        network: network.clone(),
         root_hash: boot_files.read().root_hash,
     };
     let checks = match Checks::new(&configuration, places) {
@@ -133,6 +136,7 @@ async fn watch() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let deadline = configuration.policy.deadline;
     let watch = Watch {
         bus: Bus::new(BusAddress::System),
         checks,
@@ -149,6 +153,8 @@ async fn watch() -> ExitCode {
                 sd_notify::NotifyState::Status("the slot is good"),
                 sd_notify::NotifyState::Ready,
             ]);
+            let mut bus = Bus::new(BusAddress::System);
+            network.keep(&mut bus, deadline).await;
             ExitCode::SUCCESS
         }
         Ended::Stranded => ExitCode::FAILURE,

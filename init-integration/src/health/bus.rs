@@ -92,6 +92,16 @@ type ListedUnit = (
     OwnedObjectPath,
 );
 
+/// A job as `ListJobs` has it: number, unit, type, state, path, the unit's path.
+type ListedJob = (
+    u32,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
+    OwnedObjectPath,
+);
+
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
@@ -103,8 +113,17 @@ trait Manager {
         states: &[&str],
         patterns: &[&str],
     ) -> zbus::Result<Vec<ListedUnit>>;
+    async fn list_jobs(&self) -> zbus::Result<Vec<ListedJob>>;
     async fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     async fn reboot(&self) -> zbus::Result<()>;
+}
+
+/// A unit that systemd lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedState {
+    pub unit: String,
+    pub active: String,
+    pub sub: String,
 }
 
 /// How a unit stands.
@@ -132,18 +151,35 @@ impl Systemd {
         ManagerProxy::new(&self.connection).await
     }
 
-    /// Returns the names of the units that failed, sorted.
-    pub async fn failed_units(&self) -> Result<Vec<String>, BusError> {
+    /// Returns the units that are in one of `states`, sorted by name.
+    pub async fn units_in(&self, states: &[&str]) -> Result<Vec<ListedState>, BusError> {
         let ask = async {
             self.manager()
                 .await?
-                .list_units_by_patterns(&["failed"], &[])
+                .list_units_by_patterns(states, &[])
                 .await
         };
         let listed = ask.await.map_err(of_systemd)?;
-        let mut names: Vec<String> = listed.into_iter().map(|unit| unit.0).collect();
-        names.sort();
-        Ok(names)
+        let mut units: Vec<ListedState> = listed
+            .into_iter()
+            .map(|listed| ListedState {
+                unit: listed.0,
+                active: listed.3,
+                sub: listed.4,
+            })
+            .collect();
+        units.sort_by(|one, other| one.unit.cmp(&other.unit));
+        Ok(units)
+    }
+
+    /// Returns the units whose job is at work, sorted; not those whose job waits for another one.
+    pub async fn units_at_work(&self) -> Result<Vec<String>, BusError> {
+        let ask = async { self.manager().await?.list_jobs().await };
+        let jobs = ask.await.map_err(of_systemd)?;
+        let at_work = jobs.into_iter().filter(|job| job.3 == "running");
+        let mut units: Vec<String> = at_work.map(|job| job.1).collect();
+        units.sort();
+        Ok(units)
     }
 
     /// Returns how `unit` stands. A unit that does not exist is inactive.
@@ -179,6 +215,46 @@ impl Systemd {
                 within: PATIENCE,
             }),
         }
+    }
+}
+
+/// Asks for properties of systemd-networkd, and never starts it: a network that
+/// only our asking brings up is none.
+#[proxy(
+    interface = "org.freedesktop.DBus.Properties",
+    default_service = "org.freedesktop.network1",
+    default_path = "/org/freedesktop/network1"
+)]
+trait NetworkProperties {
+    #[zbus(no_autostart)]
+    async fn get(&self, interface: &str, name: &str) -> zbus::Result<OwnedVariant>;
+}
+
+/// systemd-networkd.
+#[derive(Debug, Clone)]
+pub struct Networkd {
+    connection: Connection,
+}
+
+impl Networkd {
+    /// Returns the systemd-networkd on `connection`.
+    pub const fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Returns whether the links that it was told to bring up are up: `online`, `partial`,
+    /// `offline`, or nothing when there are none.
+    pub async fn online_state(&self) -> Result<String, BusError> {
+        let ask = async {
+            let properties = NetworkPropertiesProxy::new(&self.connection).await?;
+            let interface = "org.freedesktop.network1.Manager";
+            let state = properties.get(interface, "OnlineState").await?;
+            String::try_from(state)
+        };
+        ask.await.map_err(|source| BusError::Call {
+            whom: "systemd-networkd",
+            source,
+        })
     }
 }
 

@@ -6,14 +6,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::{Client, Url};
 use tokio::time::timeout;
+use zbus::Connection;
 
-use super::bus::{Bus, BusError, Systemd};
+use super::bus::{Bus, BusError, Networkd, Systemd};
 use super::configuration::Configuration;
 use super::declaration::{Check, Declaration};
 use super::gate::{Finding, Importance};
 use super::image_check::ImageReading;
 use super::look::Look;
-use super::units::{UnitWatch, look_for_failed};
+use super::network::{self, NetworkMemory};
+use super::units::{UnitWatch, look_for_failed, look_for_starting};
 use super::updater::{BootedSlot, Standing, Updater};
 use super::{command_check, containerd, http_check};
 
@@ -29,6 +31,8 @@ pub struct Places {
     pub image: Result<PathBuf, String>,
     /// Made when the image has been read in this boot.
     pub image_mark: PathBuf,
+    /// What is remembered of the network.
+    pub network: NetworkMemory,
     /// The root hash on the kernel command line; empty when there is none.
     pub root_hash: String,
 }
@@ -61,6 +65,8 @@ struct NamedProbe {
 #[derive(Debug)]
 enum Probe {
     FailedUnits,
+    StartingUnits,
+    Network,
     Containerd(PathBuf),
     Image(ImageReading),
     Unit(UnitWatch),
@@ -86,6 +92,11 @@ impl Checks {
         };
         let mut all = vec![
             NamedProbe::built_in("failed-units", Probe::FailedUnits),
+            NamedProbe::built_in("starting-units", Probe::StartingUnits),
+            NamedProbe {
+                importance: places.network.importance(),
+                ..NamedProbe::built_in("network", Probe::Network)
+            },
             NamedProbe::built_in("containerd-api", Probe::Containerd(places.containerd)),
             NamedProbe::built_in("image", image),
         ];
@@ -113,10 +124,9 @@ impl Checks {
     pub async fn round(&mut self, bus: &mut Bus) -> Round {
         let connection = bus.connection().await;
         let (http, root_hash) = (&self.http, self.root_hash.as_str());
-        let systemd = connection.clone().map(Systemd::new);
-        let systemd = &systemd;
+        let bus = &connection;
         let looks = self.all.iter_mut().map(|named| async move {
-            let look = timeout(named.timeout, named.probe.look(systemd, http)).await;
+            let look = timeout(named.timeout, named.probe.look(bus, http)).await;
             let look = look.unwrap_or_else(|_| {
                 Look::ill(format!(
                     "takes longer than {} ms",
@@ -151,7 +161,7 @@ impl Checks {
 
 /// Looks whether the updater answers, and can read its slots.
 async fn ask_updater(
-    connection: &Result<zbus::Connection, BusError>,
+    connection: &Result<Connection, BusError>,
     root_hash: &str,
 ) -> (Look, Option<BootedSlot>) {
     let connection = match connection {
@@ -214,14 +224,22 @@ impl NamedProbe {
 }
 
 impl Probe {
-    async fn look(&mut self, systemd: &Result<Systemd, BusError>, http: &Client) -> Look {
+    async fn look(&mut self, bus: &Result<Connection, BusError>, http: &Client) -> Look {
         match self {
-            Self::FailedUnits => match systemd {
-                Ok(systemd) => look_for_failed(systemd).await,
+            Self::FailedUnits => match bus {
+                Ok(bus) => look_for_failed(&Systemd::new(bus.clone())).await,
                 Err(error) => Look::failed(error),
             },
-            Self::Unit(watch) => match systemd {
-                Ok(systemd) => watch.look(systemd).await,
+            Self::StartingUnits => match bus {
+                Ok(bus) => look_for_starting(&Systemd::new(bus.clone())).await,
+                Err(error) => Look::failed(error),
+            },
+            Self::Unit(watch) => match bus {
+                Ok(bus) => watch.look(&Systemd::new(bus.clone())).await,
+                Err(error) => Look::failed(error),
+            },
+            Self::Network => match bus {
+                Ok(bus) => network::look(&Networkd::new(bus.clone())).await,
                 Err(error) => Look::failed(error),
             },
             Self::Containerd(socket) => containerd::look(socket).await,

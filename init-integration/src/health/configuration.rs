@@ -23,10 +23,12 @@ pub const DEFAULT_POLICY: Policy = Policy {
 };
 
 /// The names of the checks that are always made.
-pub const BUILT_IN: [&str; 5] = [
+pub const BUILT_IN: [&str; 7] = [
     "failed-units",
+    "starting-units",
     "containerd-api",
     "updater",
+    "network",
     "image",
     "configuration",
 ];

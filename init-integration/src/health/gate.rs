@@ -19,8 +19,20 @@ use std::time::Duration;
 pub enum Importance {
     /// It has to hold.
     Required,
+    /// It has to hold for a slot to become good; on a good one it is logged.
+    RequiredOnTrial,
     /// It is logged, and decides nothing.
     Advisory,
+}
+
+impl Importance {
+    /// Says whether the check has to hold when that is at stake.
+    const fn decides(self, stakes: Stakes) -> bool {
+        match (self, stakes) {
+            (Self::Required, _) | (Self::RequiredOnTrial, Stakes::Trial) => true,
+            (Self::RequiredOnTrial, Stakes::Settled) | (Self::Advisory, _) => false,
+        }
+    }
 }
 
 /// Why a check does not hold.
@@ -108,7 +120,7 @@ pub fn step(
     let required = || {
         findings
             .iter()
-            .filter(|finding| finding.importance == Importance::Required)
+            .filter(|finding| finding.importance.decides(stakes))
     };
     let failure = required().find_map(|finding| match &finding.outcome {
         Outcome::Fails(failure) => Some(failure),
@@ -313,6 +325,25 @@ mod tests {
         assert_eq!(
             run(Stakes::Trial, (10..).map(|second| (second, ailing()))),
             Some((25, Verdict::Good))
+        );
+    }
+
+    #[test]
+    fn what_is_required_on_a_trial_decides_nothing_on_a_good_slot() {
+        let ailing = |second| {
+            let network = Finding {
+                importance: Importance::RequiredOnTrial,
+                outcome: Outcome::Fails(failure("network")),
+            };
+            (second, vec![required(Outcome::Holds), network])
+        };
+        assert_eq!(
+            run(Stakes::Settled, (10..).map(ailing)),
+            Some((25, Verdict::Good))
+        );
+        assert_eq!(
+            run(Stakes::Trial, (10..).map(ailing)),
+            Some((100, Verdict::Bad(failure("network"))))
         );
     }
 

@@ -78,12 +78,12 @@ impl ImageReading {
             }
         }
         let Some(progress) = &self.progress else {
-            return Look::Working("not begun".to_owned());
+            return Look::working("not begun");
         };
         match progress.outcome.get() {
             None => {
                 let read = progress.bytes.load(Ordering::Relaxed) / 1_000_000;
-                Look::Working(format!("still reading the image, {read} MB so far"))
+                Look::working(format!("still reading the image, {read} MB so far"))
             }
             Some(Ok(_)) => Look::Well,
             Some(Err(why)) => Look::ill(format!(
@@ -165,7 +165,7 @@ mod tests {
     fn look_until_done(reading: &mut ImageReading) -> Look {
         loop {
             match reading.look() {
-                Look::Working(_) => thread::yield_now(),
+                Look::Working { .. } => thread::yield_now(),
                 done @ (Look::Well | Look::Ill(_)) => return done,
             }
         }

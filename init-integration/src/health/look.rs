@@ -11,7 +11,11 @@ use super::gate::{Failure, Outcome};
 pub enum Look {
     Well,
     /// It takes longer, and nothing speaks against it so far.
-    Working(String),
+    Working {
+        /// The unit that is waited for, where the check knows one.
+        unit: Option<String>,
+        what: String,
+    },
     Ill(Ailment),
 }
 
@@ -35,6 +39,14 @@ impl Look {
         })
     }
 
+    /// Returns a look at work that is not done.
+    pub fn working(what: impl Into<String>) -> Self {
+        Self::Working {
+            unit: None,
+            what: what.into(),
+        }
+    }
+
     /// Returns a look that `error` kept from showing anything.
     pub fn failed(error: &(dyn Error + 'static)) -> Self {
         Self::ill(Chain(error).to_string())
@@ -47,7 +59,7 @@ impl Look {
                 unit: ailment.unit.or_else(|| unit.map(str::to_owned)),
                 ..ailment
             }),
-            Self::Well | Self::Working(_) => self,
+            Self::Well | Self::Working { .. } => self,
         }
     }
 
@@ -55,7 +67,10 @@ impl Look {
     pub fn outcome(self, check: &str) -> Outcome {
         match self {
             Self::Well => Outcome::Holds,
-            Self::Working(what) => Outcome::Working(Failure::new(check, what)),
+            Self::Working { unit, what } => Outcome::Working(Failure {
+                unit,
+                ..Failure::new(check, what)
+            }),
             Self::Ill(Ailment {
                 unit,
                 reason,

@@ -2,12 +2,11 @@
 //!
 //! The daemon reads it after the machine is back on the other slot.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
+use super::durable::{self, ReplaceError};
 use super::gate::Failure;
 use super::this_boot::ThisBoot;
 
@@ -34,11 +33,11 @@ struct Content<'a> {
 
 /// Why a verdict was not written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {doing} {path}")]
-pub(super) struct WriteVerdictError {
-    doing: &'static str,
-    path: PathBuf,
-    source: io::Error,
+pub(super) enum WriteVerdictError {
+    #[error("cannot spell out the verdict")]
+    Spell { source: serde_json::Error },
+    #[error("the verdict does not reach the disk")]
+    Replace { source: ReplaceError },
 }
 
 /// Writes into `folder` that this boot passed. On return it has reached the disk.
@@ -87,33 +86,19 @@ impl<'a> Content<'a> {
 }
 
 fn write(folder: &Path, content: &Content<'_>) -> Result<(), WriteVerdictError> {
-    let path = folder.join("verdict.json");
-    let fresh = folder.join("verdict.json.new");
-    let failed = |doing, path: &Path| {
-        let path = path.to_owned();
-        move |source| WriteVerdictError {
-            doing,
-            path,
-            source,
-        }
-    };
-    fs::create_dir_all(folder).map_err(failed("make", folder))?;
-    let mut bytes = serde_json::to_vec_pretty(content)
-        .map_err(io::Error::other)
-        .map_err(failed("spell out", &path))?;
+    let mut bytes =
+        serde_json::to_vec_pretty(content).map_err(|source| WriteVerdictError::Spell { source })?;
     bytes.push(b'\n');
-    let mut file = File::create(&fresh).map_err(failed("make", &fresh))?;
-    file.write_all(&bytes).map_err(failed("write", &fresh))?;
-    file.sync_all().map_err(failed("sync", &fresh))?;
-    fs::rename(&fresh, &path).map_err(failed("replace", &path))?;
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(failed("sync", folder))
+    durable::replace(folder, "verdict.json", &bytes)
+        .map_err(|source| WriteVerdictError::Replace { source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::report::Chain;
 
     fn boot() -> ThisBoot {
         ThisBoot {
@@ -149,6 +134,7 @@ mod tests {
     fn a_folder_that_cannot_be_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = write_pass(&file.path().join("gate"), &boot()).unwrap_err();
-        assert!(error.to_string().contains("gate"), "{error}");
+        let told = Chain(&error).to_string();
+        assert!(told.contains("gate"), "{told}");
     }
 }

@@ -252,7 +252,7 @@ impl Said {
             match (&finding.outcome, finding.importance) {
                 (Outcome::Holds, _) => tracing::info!(check, "holds"),
                 (Outcome::Working(_), _) => tracing::debug!(check, "is at work"),
-                (Outcome::Fails(failure), Importance::Required) => {
+                (Outcome::Fails(failure), Importance::Required | Importance::RequiredOnTrial) => {
                     tracing::warn!(
                         check,
                         unit = failure.unit,

@@ -7,6 +7,7 @@
 )]
 
 mod bus;
+mod network;
 mod node;
 mod services;
 
@@ -98,6 +99,72 @@ async fn a_failed_unit_that_no_check_names_fails_the_trial() {
         (check, unit, reason),
         ("failed-units", "sick.service", "failed units: sick.service")
     );
+}
+
+#[tokio::test]
+async fn a_unit_that_is_still_starting_holds_the_verdict_back() {
+    let node = Node::on_trial().await;
+    node.set_unit("slow.service", "activating");
+    let mut gate = pin!(node.gate());
+    // The soak is over many times by then.
+    assert!(timeout(SHORT, gate.as_mut()).await.is_err(), "it waits");
+    assert_eq!(node.calls(), []);
+    node.set_unit("slow.service", "active");
+    assert_eq!(ended(gate).await, Ended::Good);
+    assert_eq!(node.calls(), [Call::MarkGood]);
+}
+
+#[tokio::test]
+async fn a_unit_that_never_comes_up_is_named_at_the_deadline_though_no_check_is_about_it() {
+    let mut node = Node::on_trial().await;
+    node.deadline = SHORT;
+    node.set_unit("slow.service", "activating");
+    ended(node.gate()).await;
+    let calls = node.calls();
+    let (reason, check, unit, lines) = marked_bad(&calls);
+    assert_eq!((check, unit), ("starting-units", "slow.service"));
+    assert_eq!(reason, "still starting: slow.service");
+    assert_eq!(lines, ["starting", "cannot bind"]);
+}
+
+#[tokio::test]
+async fn a_device_that_is_waited_for_is_named_and_not_what_waits_for_it() {
+    let mut node = Node::on_trial().await;
+    node.deadline = SHORT;
+    {
+        let mut answers = node.answers.lock().unwrap();
+        answers.at_work = vec!["dev-sdz.device".to_owned()];
+        answers.queued = vec!["data.mount".to_owned()];
+    }
+    ended(node.gate()).await;
+    let calls = node.calls();
+    let (reason, check, unit, _) = marked_bad(&calls);
+    assert_eq!((check, unit), ("starting-units", "dev-sdz.device"));
+    assert_eq!(reason, "still starting: dev-sdz.device");
+}
+
+#[tokio::test]
+async fn the_gate_waits_neither_for_itself_nor_for_what_waits_for_it() {
+    let node = Node::on_trial().await;
+    node.set_unit("bistable-health-gate.service", "activating");
+    {
+        let mut answers = node.answers.lock().unwrap();
+        answers.at_work = vec!["bistable-health-gate.service".to_owned()];
+        answers.queued = vec!["boot-complete.target".to_owned()];
+    }
+    assert_eq!(ended(node.gate()).await, Ended::Good);
+}
+
+#[tokio::test]
+async fn a_unit_between_two_attempts_fails_the_trial() {
+    let mut node = Node::on_trial().await;
+    node.deadline = SHORT;
+    node.set_unit_in("flapping.service", "activating", "auto-restart");
+    ended(node.gate()).await;
+    let calls = node.calls();
+    let (reason, check, unit, _) = marked_bad(&calls);
+    assert_eq!((check, unit), ("failed-units", "flapping.service"));
+    assert!(reason.contains("to be started again"), "{reason}");
 }
 
 #[tokio::test]

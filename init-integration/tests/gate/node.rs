@@ -12,6 +12,7 @@ use init_integration::health::bus::{Bus, BusAddress};
 use init_integration::health::checks::{Checks, Places};
 use init_integration::health::configuration::Configuration;
 use init_integration::health::gate::Policy;
+use init_integration::health::network::NetworkMemory;
 use init_integration::health::power::LastResort;
 use init_integration::health::this_boot::{BootFiles, since_boot};
 use init_integration::health::watch::{Ended, Patience, Watch};
@@ -19,7 +20,9 @@ use tempfile::TempDir;
 use zbus::Connection;
 
 use crate::bus::PrivateBus;
-use crate::services::{Answers, Call, Shared, Systemd, Unit, Updater, serve_containerd, serve_web};
+use crate::services::{
+    Answers, Call, Networkd, Shared, Systemd, Unit, Updater, serve_containerd, serve_web,
+};
 
 pub(crate) const ROOT_HASH: &str = "abcd";
 
@@ -51,12 +54,16 @@ impl Node {
                 unit.to_owned(),
                 Unit {
                     active: "active",
+                    sub: "running",
                     invocation: 1,
                 },
             )
         });
         let answers = Arc::new(Mutex::new(Answers {
             units: BTreeMap::from(units),
+            at_work: Vec::new(),
+            queued: Vec::new(),
+            online_state: "online",
             booted_status: "trial",
             root_hash: ROOT_HASH.to_owned(),
             refusals: Vec::new(),
@@ -77,10 +84,16 @@ impl Node {
             zbus::connection::Builder::address(bus.address.as_str()).name(name)
         };
         let systemd = Systemd(Arc::clone(&node.answers));
+        let networkd = Networkd(Arc::clone(&node.answers));
         let updater = Updater(Arc::clone(&node.answers));
         node.connections = vec![
             name("org.freedesktop.systemd1")
                 .serve_at("/org/freedesktop/systemd1", systemd)
+                .build()
+                .await
+                .unwrap(),
+            name("org.freedesktop.network1")
+                .serve_at("/org/freedesktop/network1", networkd)
                 .build()
                 .await
                 .unwrap(),
@@ -120,10 +133,15 @@ impl Node {
     }
 
     pub(crate) fn set_unit(&self, name: &str, active: &'static str) {
+        self.set_unit_in(name, active, "made-up");
+    }
+
+    pub(crate) fn set_unit_in(&self, name: &str, active: &'static str, sub: &'static str) {
         self.answers.lock().unwrap().units.insert(
             name.to_owned(),
             Unit {
                 active,
+                sub,
                 invocation: 1,
             },
         );
@@ -133,6 +151,12 @@ impl Node {
     pub(crate) async fn kill_updater(&mut self) {
         let updater = self.connections.pop().expect("the updater is the last");
         updater.close().await.unwrap();
+    }
+
+    /// Takes systemd-networkd off the bus.
+    pub(crate) async fn kill_networkd(&mut self) {
+        let networkd = self.connections.remove(self.connections.len() - 2);
+        networkd.close().await.unwrap();
     }
 
     /// Ends the bus, and with it the way to everybody.
@@ -149,6 +173,21 @@ impl Node {
         serde_json::from_slice(&fs::read(self.path("gate/verdict.json")).unwrap()).unwrap()
     }
 
+    pub(crate) fn network(&self) -> NetworkMemory {
+        NetworkMemory {
+            folder: self.path("gate"),
+            pause: Duration::from_millis(20),
+        }
+    }
+
+    pub(crate) fn connect(&self) -> Bus {
+        let address = self.bus.as_ref().map_or_else(
+            || format!("unix:path={}", self.path("no-bus").display()),
+            |bus| bus.address.clone(),
+        );
+        Bus::new(BusAddress::At(address))
+    }
+
     /// Returns a gate that has just been started on this node.
     pub(crate) fn gate(&self) -> impl Future<Output = Ended> + use<> {
         let configuration = Configuration::read(&[self.folder.path().to_owned()]);
@@ -156,14 +195,11 @@ impl Node {
             containerd: self.path("containerd.sock"),
             image: Ok(self.path("image")),
             image_mark: self.path("image-read"),
+            network: self.network(),
             root_hash: ROOT_HASH.to_owned(),
         };
-        let address = self.bus.as_ref().map_or_else(
-            || format!("unix:path={}", self.path("no-bus").display()),
-            |bus| bus.address.clone(),
-        );
         let watch = Watch {
-            bus: Bus::new(BusAddress::At(address)),
+            bus: self.connect(),
             checks: Checks::new(&configuration, places).unwrap(),
             policy: Policy {
                 soak: Duration::from_millis(200),

@@ -15,6 +15,7 @@ use zbus::{DBusError, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, interf
 #[derive(Debug, Clone)]
 pub(crate) struct Unit {
     pub(crate) active: &'static str,
+    pub(crate) sub: &'static str,
     pub(crate) invocation: u8,
 }
 
@@ -22,6 +23,11 @@ pub(crate) struct Unit {
 #[derive(Debug)]
 pub(crate) struct Answers {
     pub(crate) units: BTreeMap<String, Unit>,
+    /// The units whose jobs systemd is at, and those whose jobs wait for another.
+    pub(crate) at_work: Vec<String>,
+    pub(crate) queued: Vec<String>,
+    /// What systemd-networkd says of its links.
+    pub(crate) online_state: &'static str,
     pub(crate) booted_status: &'static str,
     pub(crate) root_hash: String,
     /// What MarkGood and MarkBad answer, first answer first; then they do it.
@@ -147,6 +153,15 @@ type ListedUnit = (
     OwnedObjectPath,
 );
 
+type ListedJob = (
+    u32,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
+    OwnedObjectPath,
+);
+
 #[interface(name = "org.freedesktop.systemd1.Manager")]
 impl Systemd {
     fn list_units_by_patterns(
@@ -168,7 +183,7 @@ impl Systemd {
                     empty(),
                     empty(),
                     unit.active.to_owned(),
-                    empty(),
+                    unit.sub.to_owned(),
                     empty(),
                     path(),
                     0,
@@ -177,6 +192,18 @@ impl Systemd {
                 )
             })
             .collect()
+    }
+
+    fn list_jobs(&self) -> Vec<ListedJob> {
+        let path = || OwnedObjectPath::try_from("/").unwrap();
+        let answers = self.0.lock().unwrap();
+        let job = |unit: &String, state: &str| {
+            let (kind, state) = ("start".to_owned(), state.to_owned());
+            (1, unit.clone(), kind, state, path(), path())
+        };
+        let at_work = answers.at_work.iter().map(|unit| job(unit, "running"));
+        let queued = answers.queued.iter().map(|unit| job(unit, "waiting"));
+        at_work.chain(queued).collect()
     }
 
     async fn load_unit(
@@ -216,6 +243,17 @@ impl Systemd {
     }
 }
 
+/// systemd-networkd.
+pub(crate) struct Networkd(pub(crate) Shared);
+
+#[interface(name = "org.freedesktop.network1.Manager")]
+impl Networkd {
+    #[zbus(property)]
+    fn online_state(&self) -> String {
+        self.0.lock().unwrap().online_state.to_owned()
+    }
+}
+
 struct UnitObject {
     name: String,
     answers: Shared,
@@ -225,6 +263,7 @@ impl UnitObject {
     fn unit(&self) -> Unit {
         let absent = Unit {
             active: "inactive",
+            sub: "made-up",
             invocation: 0,
         };
         self.answers
@@ -246,7 +285,7 @@ impl UnitObject {
 
     #[zbus(property)]
     fn sub_state(&self) -> String {
-        "made-up".to_owned()
+        self.unit().sub.to_owned()
     }
 
     #[zbus(property, name = "InvocationID")]
