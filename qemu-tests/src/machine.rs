@@ -80,18 +80,7 @@ impl Machine {
             .context("no UEFI firmware (OVMF) found; Debian has it in the package `ovmf`")?;
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let disk = folder.join("disk.raw");
-        let copied = Command::new("cp")
-            .args(["--sparse=always", "--reflink=auto", "--"])
-            .args([image, disk.as_path()])
-            .status()
-            .context("cannot run cp")?;
-        if !copied.success() {
-            bail!(
-                "cannot copy {} to {}: {copied}",
-                image.display(),
-                disk.display()
-            );
-        }
+        copy_sparse(image, &disk)?;
         File::options()
             .write(true)
             .open(&disk)
@@ -119,6 +108,25 @@ impl Machine {
             path: path.into(),
         });
         self
+    }
+
+    /// Hands in `handed` from the next start on, instead of what was handed in before.
+    #[must_use]
+    pub fn handing_in(mut self, handed: Handed) -> Self {
+        self.handed = handed;
+        self
+    }
+
+    /// Copies the disk to the file `name` in the machine's folder, as another
+    /// machine's disk or a snapshot, and returns its path.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be copied.
+    pub fn copy_disk(&self, name: &str) -> Result<PathBuf> {
+        let copy = self.folder.join(name);
+        copy_sparse(&self.disk_path(), &copy)?;
+        Ok(copy)
     }
 
     /// Looks at the disk from outside.
@@ -270,6 +278,22 @@ impl Machine {
         arguments.extend(self.handed.write(&self.folder.join("handed"))?);
         Ok(arguments)
     }
+}
+
+fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp")
+        .args(["--sparse=always", "--reflink=auto", "--"])
+        .args([from, to])
+        .status()
+        .context("cannot run cp")?;
+    if !copied.success() {
+        bail!(
+            "cannot copy {} to {}: {copied}",
+            from.display(),
+            to.display()
+        );
+    }
+    Ok(())
 }
 
 /// Finds the host's port for the node's port `guest` in what `info usernet` prints.

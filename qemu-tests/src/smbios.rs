@@ -31,6 +31,13 @@ impl Handed {
         self.credential(&format!("systemd.extra-unit.{name}"), content)
     }
 
+    /// Hands in a drop-in for `unit`, which may have one only, and none of its wishes
+    /// (see [`Self::wanted_by`]).
+    #[must_use]
+    pub fn drop_in(self, unit: &str, content: &str) -> Self {
+        self.credential(&format!("systemd.unit-dropin.{unit}"), content)
+    }
+
     /// Has `target` want `unit`, so that it is started at boot.
     #[must_use]
     pub fn wanted_by(mut self, target: &str, unit: &str) -> Self {

@@ -25,6 +25,9 @@ use crate::smbios::Handed;
 /// How many lines of the console are of each log are shown when a story fails.
 const TAIL: usize = 60;
 
+/// The name of a copy of a node's disk.
+pub const TWIN: &str = "twin.raw";
+
 /// What a story stands on.
 #[derive(Debug)]
 pub struct Story {
@@ -136,11 +139,12 @@ impl Story {
     ///
     /// As [`Machine::create`].
     pub fn machine(&self, handed: Handed) -> Result<Machine> {
-        Machine::create(
-            &self.folder,
-            &self.image("1")?.disk()?,
-            journal::hand_in(bus::hand_in(handed)),
-        )
+        Machine::create(&self.folder, &self.image("1")?.disk()?, whole(handed))
+    }
+
+    /// Switches to `handed` what is handed to `machine`.
+    pub fn hand_over(&self, machine: Machine, handed: Handed) -> Machine {
+        machine.handing_in(whole(handed))
     }
 
     /// Makes a machine with release 1 on its disk, and the probe and others beside it.
@@ -168,7 +172,7 @@ impl Story {
             .context("cannot keep the timings")?;
         match result {
             Ok(()) => {
-                for name in ["disk.raw", "repository", "strange-repository"] {
+                for name in ["disk.raw", TWIN, "repository", "strange-repository"] {
                     remove(&self.folder.join(name));
                 }
                 say(format_args!(
@@ -201,6 +205,11 @@ impl Story {
             }
         }
     }
+}
+
+/// Returns what every node is handed beside `handed`.
+fn whole(handed: Handed) -> Handed {
+    journal::hand_in(bus::hand_in(handed))
 }
 
 impl Drop for Story {

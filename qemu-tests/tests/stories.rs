@@ -6,6 +6,8 @@
 
 #[path = "stories/boot.rs"]
 mod boot;
+#[path = "stories/broken_var.rs"]
+mod broken_var;
 #[path = "stories/flipped_byte.rs"]
 mod flipped_byte;
 #[path = "stories/hostile_repository.rs"]

@@ -1,15 +1,16 @@
-//! Story 1: release 1 boots under dm-verity, runs a container, and finds its `/var` again.
+//! Story 1: release 1 boots under dm-verity, runs a container, and finds its `/var` again, also
+//! beside a disk that looks the same.
 
 use anyhow::{Result, ensure};
 use partition_layout::Slot;
 use qemu_tests::call::Call;
 use qemu_tests::console::Mark;
 use qemu_tests::container;
-use qemu_tests::deadline::Deadline;
+use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::node::BOOT_SECONDS;
 use qemu_tests::probe::{self, Request};
 use qemu_tests::smbios::Handed;
-use qemu_tests::story::{expect_disk, expect_slots, tell};
+use qemu_tests::story::{TWIN, expect_disk, expect_slots, tell};
 
 use crate::tale::{EMPTY, at_rest, good};
 
@@ -19,6 +20,8 @@ const KERNEL_TESTS: Call = Call {
     line: "/run/probe/kernel-tests --test-threads=1",
 };
 
+const CHECK_OF_VAR: &str = "systemd-fsck@dev-disk-by\\x2dbistable-var.service";
+const NETWORK_MARK: &str = "/var/lib/bistable/gate/network";
 const REMEMBERED: &str = "/var/lib/story";
 
 fn container_unit() -> String {
@@ -114,8 +117,24 @@ async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> R
         ensure!(var.is_some(), "there is no /var on the disk");
         expect_disk(&machine, Some(&one), None, &[&one.good_entry()])?;
 
-        let node = machine.power_on().await?;
+        // The copy of a node's disk, as a snapshot is attached: it has a /var of the same name, and cannot be written.
+        let twin = machine.copy_disk(TWIN)?;
+        let node = machine.with_disk("twin", &twin).power_on().await?;
         let bus = node.bus().await?;
+        let twin = "/sys/class/block/vdd8/partition";
+        ensure!(
+            node.probe(&Request::Read(twin)).await? == "8\n",
+            "the copy of the disk is not there"
+        );
+        let mounts = node.probe(&Request::Read("/proc/self/mounts")).await?;
+        ensure!(
+            mounts
+                .lines()
+                .any(|line| line.starts_with("/dev/vda8 /var ext4 rw")),
+            "/var is on another disk: {mounts}"
+        );
+        bus.unit_has_run(CHECK_OF_VAR, Deadline::after(BOOT_SECONDS))
+            .await?;
         ensure!(
             node.probe(&Request::Read(REMEMBERED)).await? == "what was",
             "/var was lost"
@@ -133,6 +152,14 @@ async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> R
         );
         at_rest(&bus).await?;
         expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
+        Deadline::after(BOOT_SECONDS)
+            .until("the gate to remember that there is a network", async || {
+                Ok(match node.probe(&Request::Read(NETWORK_MARK)).await {
+                    Ok(_) => Look::Found(()),
+                    Err(error) => Look::NotYet(format!("{error:#}")),
+                })
+            })
+            .await?;
         ensure!(
             node.console().find(Mark::START, "is corrupted").is_none(),
             "something is corrupted"

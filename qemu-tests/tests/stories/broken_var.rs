@@ -1,0 +1,97 @@
+//! Story 9: a trial whose `/var` cannot be mounted ends at once; a good slot waits, says why, and
+//! restarts.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use partition_layout::Slot;
+use qemu_tests::bus::StageOptions;
+use qemu_tests::deadline::Deadline;
+use qemu_tests::node::{BOOT_SECONDS, RESET_SECONDS};
+use qemu_tests::smbios::Handed;
+use qemu_tests::story::{expect_disk, expect_slots, tell};
+
+use crate::tale::{EMPTY, ONLY_ON_TRIAL, at_rest, good, stage_well};
+
+/// How long a trial may take from the failure to the reset; the wait on a good slot is 300 s.
+const AT_ONCE: Duration = Duration::from_secs(120);
+
+/// Instead of five minutes.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// What the console says of a `/var` that was not mounted.
+const NO_VAR: &str = "Dependency failed for var.mount";
+
+/// A node whose `/var` needs a unit that fails wherever `condition` holds.
+fn broken(handed: Handed, condition: &str) -> Handed {
+    let unit = format!(
+        "[Unit]\nDescription=What the disk lacks\nDefaultDependencies=no\n{condition}\
+         [Service]\nType=oneshot\nExecStart=/usr/bin/udevadm no-such-command\n"
+    );
+    handed.unit("broken-disk.service", &unit).drop_in(
+        "var.mount",
+        "[Unit]\nRequires=broken-disk.service\nAfter=broken-disk.service\n",
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_var_a_trial_ends_at_once_and_a_good_slot_waits_and_says_why() -> Result<()> {
+    tell("broken-var", async |story| {
+        let (one, two) = (story.image("1")?, story.image("2")?);
+        let shop = story.open_shop(&["2"]).await?;
+        let handed = broken(shop.configure(Handed::default()), ONLY_ON_TRIAL);
+        let node = story.machine(handed)?.power_on().await?;
+        let bus = node.bus().await?;
+        at_rest(&bus).await?;
+        stage_well(&bus, &two, StageOptions { tries: Some(1) }).await?;
+        let mark = node.qmp().mark();
+        bus.reboot().await?;
+        node.reset(mark, RESET_SECONDS).await?;
+        let (events, lines) = (node.qmp().mark(), node.console().mark());
+        let failed = node
+            .console()
+            .wait_for(lines, NO_VAR, Deadline::after(BOOT_SECONDS))
+            .await?;
+        node.reset(events, AT_ONCE.as_secs()).await?;
+        let took = failed.at.elapsed();
+        ensure!(took < AT_ONCE, "the trial ended {took:?} after its /var");
+        story.step("the trial ended at once");
+        let bus = node.bus().await?;
+        at_rest(&bus).await?;
+        expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
+        let rollback = bus.updater().await?.last_rollback;
+        ensure!(rollback.version == two.version, "{rollback:?}");
+        let machine = node.shut_down().await?;
+
+        let handed = broken(Handed::default(), "").drop_in(
+            "bistable-emergency-restart.timer",
+            &format!("[Timer]\nOnActiveSec=\nOnActiveSec={}s\n", PAUSE.as_secs()),
+        );
+        let node = story.hand_over(machine, handed).power_on().await?;
+        let (events, lines) = (node.qmp().mark(), node.console().mark());
+        let failed = node
+            .console()
+            .wait_for(lines, NO_VAR, Deadline::after(BOOT_SECONDS))
+            .await?;
+        // From the journal: systemd itself says that a unit failed, not how.
+        let why = "broken-disk.service: Failed with result";
+        node.console()
+            .wait_for(lines, why, Deadline::after(BOOT_SECONDS))
+            .await?;
+        node.reset(events, BOOT_SECONDS).await?;
+        let waited = Instant::now().duration_since(failed.at);
+        ensure!(waited >= PAUSE, "it restarted after {waited:?}");
+        story.step("the good slot waited, and restarted");
+        let machine = node.cut();
+        expect_disk(&machine, Some(&one), None, &[&one.good_entry()])?;
+
+        let node = story
+            .hand_over(machine, Handed::default())
+            .power_on()
+            .await?;
+        at_rest(&node.bus().await?).await?;
+        story.step("with its /var it is well again");
+        Ok(())
+    })
+    .await
+}
