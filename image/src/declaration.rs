@@ -331,6 +331,21 @@ mod tests {
     }
 
     #[test]
+    fn the_watchdog_in_software_is_loaded_after_every_other_module() {
+        // The first watchdog that is registered is the one that is used.
+        let declaration = Declaration::read(Path::new(PRODUCT), &[]).unwrap();
+        let optional = &declaration.initrd.optional_modules;
+        assert_eq!(optional.last().map(String::as_str), Some("softdog"));
+        let watchdogs = ["i6300esb", "wdat_wdt", "iTCO_wdt"];
+        let all = [declaration.initrd.modules.as_slice(), optional.as_slice()].concat();
+        assert!(
+            watchdogs
+                .iter()
+                .all(|name| all.contains(&(*name).to_owned()))
+        );
+    }
+
+    #[test]
     fn an_overlay_adds_and_a_key_that_nobody_knows_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let overlay = folder.path().join("overlay.toml");

@@ -31,7 +31,8 @@ use crate::uevents::Uevents;
 /// Where the root file system is mounted before it becomes `/`.
 const SYSROOT: &str = "/sysroot";
 
-/// The first watchdog that a driver registered. systemd opens the same one.
+/// The first watchdog that a driver registered: the kernel's own, in software, is the last
+/// of the modules and so the first only where there is no other. systemd opens the same one.
 const WATCHDOG: &str = "/dev/watchdog0";
 
 /// `MODULE_INIT_COMPRESSED_FILE` of linux/module.h: the kernel unpacks Debian's `.ko.xz`.
@@ -45,7 +46,7 @@ const SET_TIMEOUT: Opcode = opcode::read_write::<c_int>(b'W', 6);
 pub struct Linux {
     console: Console,
     /// Held so that it is fed nowhere but by systemd; closing it without the
-    /// magic character leaves the hardware counting.
+    /// magic character leaves it counting.
     watchdog: Option<File>,
     slot: Option<FoundSlot>,
     root_device: Option<PathBuf>,

@@ -3,7 +3,7 @@
 //!
 //! # PID 1, `bistable-init`
 //!
-//! It owns the way from the kernel to systemd: modules, the hardware watchdog,
+//! It owns the way from the kernel to systemd: modules, the watchdog,
 //! the two partitions that the root hash names, dm-verity, the switch of roots.
 //! It refuses to own policy (which slot: the boot loader decided), repairs
 //! (the updater's) and anything that needs a network.
@@ -18,9 +18,10 @@
 //! it, nothing watches: a hang in the firmware, the boot loader, the kernel's start
 //! or in a driver's module hangs the machine until somebody resets it, unless the
 //! platform runs its own watchdog. (A *panic* there restarts, by `panic=` on the
-//! command line.) From then on the hardware bites after `bistable.watchdog=`
+//! command line.) From then on it bites after `bistable.watchdog=`
 //! seconds: PID 1 never feeds it, systemd takes it over with `RuntimeWatchdogSec=`.
-//! A machine without a watchdog boots too, and says so.
+//! The last module is `softdog`, which is a timer of the kernel's: on a machine without a watchdog
+//! it ends a userspace that hangs, and cannot end a kernel that does.
 //!
 //! Start reading at [`plan`]; [`kernel`] is what does it, [`slot_search`] where to look.
 //!

@@ -45,7 +45,7 @@ impl KernelFs {
 pub enum Step {
     Mount(KernelFs),
     LoadModule(PathBuf),
-    /// Starts the hardware watchdog, which nothing stops again: systemd takes it over running.
+    /// Starts the watchdog, which nothing stops again: systemd takes it over running.
     StartWatchdog(Duration),
     /// Waits until the two partitions of the image are there.
     FindSlot {
@@ -99,7 +99,7 @@ impl fmt::Display for Step {
             Self::StartWatchdog(timeout) => {
                 write!(
                     f,
-                    "start the hardware watchdog with {} s",
+                    "start the watchdog with {} s",
                     timeout.as_secs()
                 )
             }

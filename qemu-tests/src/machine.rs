@@ -54,7 +54,17 @@ pub struct Machine {
     firmware: PathBuf,
     handed: Handed,
     disks: Vec<ExtraDisk>,
+    watchdog: Watchdog,
     power_ons: u32,
+}
+
+/// What ends a machine that shows no sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watchdog {
+    /// A card that the node's kernel drives.
+    Card,
+    /// None in the machine.
+    Absent,
 }
 
 #[derive(Debug)]
@@ -96,6 +106,7 @@ impl Machine {
             firmware: firmware.into(),
             handed,
             disks: Vec::new(),
+            watchdog: Watchdog::Card,
             power_ons: 0,
         })
     }
@@ -107,6 +118,13 @@ impl Machine {
             serial: serial.into(),
             path: path.into(),
         });
+        self
+    }
+
+    /// Takes the watchdog out.
+    #[must_use]
+    pub fn without_watchdog(mut self) -> Self {
+        self.watchdog = Watchdog::Absent;
         self
     }
 
@@ -256,7 +274,9 @@ impl Machine {
             "user,id=net,hostfwd=tcp:{local}:0-:{BUSWAY_PORT},hostfwd=tcp:{local}:0-:{PROBE_PORT}"
         );
         add(&["-netdev", &network, "-device", "virtio-net-pci,netdev=net"]);
-        add(&["-device", "i6300esb", "-action", "watchdog=reset"]);
+        if self.watchdog == Watchdog::Card {
+            add(&["-device", "i6300esb", "-action", "watchdog=reset"]);
+        }
         add(&[
             "-chardev",
             "stdio,id=console,signal=off",

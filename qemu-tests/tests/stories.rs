@@ -22,6 +22,8 @@ mod operator;
 mod power_cut;
 #[path = "stories/sick_unit.rs"]
 mod sick_unit;
+#[path = "stories/stuck.rs"]
+mod stuck;
 #[path = "stories/tale.rs"]
 mod tale;
 #[path = "stories/update.rs"]
