@@ -1,5 +1,6 @@
 //! What must be installed on the machine that builds and tests.
 
+use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,8 @@ pub(crate) fn set_up(runner: &Runner) -> Result<()> {
             missing.join(" ")
         );
     }
+    // It takes a minute or two, of which apt itself is to say nothing.
+    writeln!(io::stderr(), "installing {}", missing.join(" ")).context("cannot print")?;
     let mut apt = host_tools::command("apt-get")?;
     runner.run(apt.arg("update").arg("--quiet").stdout(Stdio::null()))?;
     let mut apt = host_tools::command("apt-get")?;

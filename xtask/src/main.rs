@@ -24,6 +24,7 @@ use crate::runner::{Interrupted, Runner};
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
+    bin_name = "cargo xtask",
     about = "Builds, tests and shows Bistable",
     version
 )]
@@ -101,5 +102,18 @@ fn perform(task: Task) -> Result<()> {
             bench: Bench::Verity(arguments),
         } => bench_verity::run(&checkout, &runner, arguments),
         Task::Image { arguments } => releases::image_tool(&checkout, &runner, &arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_lines_can_be_typed_as_they_stand() {
+        let typed = ["/checkout/target/debug/xtask", "test", "--no-such-option"];
+        let error = Arguments::try_parse_from(typed).expect_err("there is no such option");
+        let said = error.to_string();
+        assert!(said.contains("Usage: cargo xtask test"), "{said}");
     }
 }
