@@ -44,7 +44,9 @@ fn proxy() -> (SocketAddr, Receiver<String>) {
 
 /// Begins a build in an empty folder, which needs the mirrors before all else.
 fn build(folder: &Path) -> Command {
-    let declaration = Path::new(env!("CARGO_MANIFEST_DIR")).join("declarations/bistable.toml");
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let declaration = crate_folder.join("declarations/bistable.toml");
+    let tests = crate_folder.join("tests");
     let mut command = Command::new(env!("CARGO_BIN_EXE_bistable-image"));
     for variable in ["http_proxy", "https_proxy", "no_proxy", "APT_CONFIG"] {
         command.env_remove(variable);
@@ -53,14 +55,9 @@ fn build(folder: &Path) -> Command {
         .arg("build")
         .arg("--declaration")
         .arg(declaration)
-        .args([
-            "--version",
-            "1",
-            "--root-of-trust",
-            "/none",
-            "--programs",
-            "/none",
-        ])
+        .args(["--version", "1", "--programs", "/none"])
+        .arg("--root-of-trust")
+        .arg(tests.join("data/root.json"))
         .arg("--build-dir")
         .arg(folder)
         .arg("--out")
