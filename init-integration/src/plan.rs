@@ -97,11 +97,7 @@ impl fmt::Display for Step {
             Self::Mount(what) => write!(f, "mount /{}", what.place()),
             Self::LoadModule(path) => write!(f, "load the kernel module {}", path.display()),
             Self::StartWatchdog(timeout) => {
-                write!(
-                    f,
-                    "start the watchdog with {} s",
-                    timeout.as_secs()
-                )
+                write!(f, "start the watchdog with {} s", timeout.as_secs())
             }
             Self::FindSlot {
                 root_hash,
