@@ -131,6 +131,12 @@ fn build(
     if fs::read_to_string(&stamp).is_ok_and(|made_of| made_of == wanted) {
         return Ok(());
     }
+    // Gone before the image is: one that was not finished must not pass for what it was.
+    if let Err(error) = fs::remove_file(&stamp)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("cannot remove {}", stamp.display()));
+    }
     let declarations = checkout.root().join("image/declarations");
     let mut build = Command::new(&programs.image_tool);
     build
