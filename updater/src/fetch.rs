@@ -13,7 +13,8 @@ mod local;
 mod patience;
 mod transfer;
 
-use std::ops::ControlFlow;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use release::Blob;
 use reqwest::Client;
@@ -24,7 +25,7 @@ pub(crate) use self::http::{Failure, check_answer, request};
 pub use self::patience::Patience;
 use self::transfer::{Broken, Transfer};
 use crate::config::Repository;
-use crate::ports::{Fetch, FetchError, Stop};
+use crate::ports::{Fetch, FetchError, RangeSupport, Stop, Verdict};
 
 /// Fetches blobs from one repository.
 #[derive(Debug)]
@@ -33,10 +34,11 @@ pub struct Fetcher {
     client: Client,
     patience: Patience,
     runtime: Handle,
+    received: AtomicU64,
 }
 
 /// What [`Fetch::fetch`] hands the bytes to.
-type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;
+type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Verdict;
 
 impl Fetcher {
     /// Returns a fetcher whose connections live on `runtime`. It must be used
@@ -52,6 +54,7 @@ impl Fetcher {
             client,
             patience,
             runtime,
+            received: AtomicU64::new(0),
         }
     }
 
@@ -96,13 +99,14 @@ impl Fetcher {
     }
 }
 
-impl Fetch for Fetcher {
-    fn fetch(
-        &mut self,
+impl Fetcher {
+    /// Hands the bytes `range` of a blob to `sink`, in order.
+    fn fetch_part(
+        &self,
         blob: &Blob,
-        offset: u64,
+        range: Range<u64>,
         stop: &Stop,
-        sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+        sink: Sink<'_>,
     ) -> Result<(), FetchError> {
         let Some(repository) = &self.repository else {
             return Err(FetchError::RepositoryUnreachable {
@@ -110,19 +114,86 @@ impl Fetch for Fetcher {
                 source: NO_REPOSITORY.into(),
             });
         };
-        if offset >= blob.size {
+        if range.is_empty() {
             return Ok(());
         }
         let url = repository.blob(blob);
+        let mut counted = |bytes: &[u8]| match stop.checkpoint() {
+            Ok(()) => {
+                let count = u64::try_from(bytes.len()).expect("a piece is small");
+                self.received.fetch_add(count, Ordering::Relaxed);
+                sink(bytes)
+            }
+            Err(_) => Verdict::Stop,
+        };
         if repository.is_remote() {
-            let mut transfer = Transfer::new(url, offset, blob.size);
+            let mut transfer = Transfer::new(url, range, blob.size);
             self.runtime
-                .block_on(self.fetch_remote(&mut transfer, stop, sink))
+                .block_on(self.fetch_remote(&mut transfer, stop, &mut counted))
         } else {
-            local::read(&url, offset, blob.size, stop, sink)
+            local::read(&url, range, blob.size, stop, &mut counted)
         }
     }
 }
+
+impl Fetch for Fetcher {
+    fn fetch(
+        &mut self,
+        blob: &Blob,
+        offset: u64,
+        stop: &Stop,
+        sink: &mut dyn FnMut(&[u8]) -> Verdict,
+    ) -> Result<(), FetchError> {
+        self.fetch_part(blob, offset..blob.size, stop, sink)
+    }
+
+    fn fetch_ranges(
+        &mut self,
+        blob: &Blob,
+        ranges: &[Range<u64>],
+        stop: &Stop,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
+    ) -> Result<(), FetchError> {
+        for range in ranges {
+            let mut offset = range.start;
+            let mut piece = Vec::new();
+            self.fetch_part(blob, range.clone(), stop, &mut |bytes| {
+                piece.extend_from_slice(bytes);
+                let len = u64::try_from(piece.len()).expect("a piece is small");
+                if piece.len() < PIECE && offset + len < range.end {
+                    return Verdict::Taken;
+                }
+                let whole = match offset + len < range.end {
+                    true => piece.len() - piece.len() % BLOCK,
+                    false => piece.len(),
+                };
+                let verdict = piece
+                    .get(..whole)
+                    .map_or(Verdict::Taken, |whole| sink(offset, whole));
+                piece.drain(..whole);
+                offset += u64::try_from(whole).expect("a piece is small");
+                verdict
+            })?;
+        }
+        Ok(())
+    }
+
+    fn ranges(&self) -> RangeSupport {
+        RangeSupport::Unknown
+    }
+
+    fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// The largest piece that a sink gets, but for a block, in bytes.
+const PIECE: usize = 128 * 1024;
+/// The bytes of a block.
+const BLOCK: usize = 4096;
+
+/// What is said of bytes that the caller refused.
+const REFUSED: &str = "its bytes are not those that the release proves";
 
 /// What a node says that was not told where releases come from.
 pub(crate) const NO_REPOSITORY: &str = "no repository is set: give `repository` in \

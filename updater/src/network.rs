@@ -1,12 +1,14 @@
 //! The real network: trusted metadata and fetched blobs, as one.
 
-use std::ops::ControlFlow;
+use std::ops::Range;
 
 use partition_layout::Version;
 use release::{Blob, Release};
 
 use crate::fetch::Fetcher;
-use crate::ports::{Clock, Fetch, FetchError, Offer, Releases, ReleasesError, Stop};
+use crate::ports::{
+    Clock, Fetch, FetchError, Offer, RangeSupport, Releases, ReleasesError, Stop, Verdict,
+};
 use crate::trust::TrustedReleases;
 
 /// A repository as the hands use it.
@@ -36,8 +38,26 @@ impl<C: Clock> Fetch for RemoteRepository<C> {
         blob: &Blob,
         offset: u64,
         stop: &Stop,
-        sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+        sink: &mut dyn FnMut(&[u8]) -> Verdict,
     ) -> Result<(), FetchError> {
         self.fetcher.fetch(blob, offset, stop, sink)
+    }
+
+    fn fetch_ranges(
+        &mut self,
+        blob: &Blob,
+        ranges: &[Range<u64>],
+        stop: &Stop,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
+    ) -> Result<(), FetchError> {
+        self.fetcher.fetch_ranges(blob, ranges, stop, sink)
+    }
+
+    fn ranges(&self) -> RangeSupport {
+        self.fetcher.ranges()
+    }
+
+    fn received(&self) -> u64 {
+        self.fetcher.received()
     }
 }

@@ -16,7 +16,8 @@
 
 use std::error::Error;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use partition_layout::{BootEntry, RootHash, Slot, SlotContent, Version};
@@ -26,38 +27,151 @@ use tokio::sync::watch;
 /// A cause that another library made.
 pub type Cause = Box<dyn Error + Send + Sync + 'static>;
 
-/// A flag that asks the hands to stop what they do, and can be waited for.
+/// A flag that asks the hands to stop what they do, or to hold still, and can
+/// be waited for.
 #[derive(Debug, Clone)]
-pub struct Stop(watch::Receiver<bool>);
+pub struct Stop {
+    wish: watch::Receiver<Wish>,
+    turn: Arc<Turn>,
+}
 
-/// The other end of a [`Stop`]. Dropping it asks for nothing.
+/// The other end of a [`Stop`]. Dropping it asks for nothing, and ends a pause.
 #[derive(Debug)]
-pub struct Stopper(watch::Sender<bool>);
+pub struct Stopper {
+    wish: watch::Sender<Wish>,
+    turn: Arc<Turn>,
+}
+
+/// Asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("asked to stop")]
+pub struct Stopped;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Run,
+    Pause,
+    Stop,
+}
+
+/// Wakes the threads that wait out a pause. They may be inside a runtime, which
+/// lets nobody block on one.
+#[derive(Debug, Default)]
+struct Turn {
+    lock: Mutex<()>,
+    came: Condvar,
+}
 
 impl Stopper {
     /// Returns a flag that is not set, and the end that sets it.
     pub fn new() -> (Self, Stop) {
-        let (sender, receiver) = watch::channel(false);
-        (Self(sender), Stop(receiver))
+        let (sender, receiver) = watch::channel(Wish::Run);
+        let turn = Arc::new(Turn::default());
+        let stop = Stop {
+            wish: receiver,
+            turn: Arc::clone(&turn),
+        };
+        (Self { wish: sender, turn }, stop)
     }
 
-    /// Sets the flag.
+    /// Asks to stop, for good.
     pub fn stop(&self) {
-        self.0.send_replace(true);
+        self.turn_to(Wish::Stop);
+    }
+
+    /// Asks to hold still until [`Stopper::resume`].
+    pub fn pause(&self) {
+        self.turn_to(Wish::Pause);
+    }
+
+    /// Asks to go on.
+    pub fn resume(&self) {
+        self.turn_to(Wish::Run);
+    }
+
+    fn turn_to(&self, next: Wish) {
+        // Held, so that nobody begins to wait between the look and the call.
+        let held = self
+            .turn
+            .lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.wish.send_if_modified(|wish| {
+            let turns = *wish != Wish::Stop && *wish != next;
+            if turns {
+                *wish = next;
+            }
+            turns
+        });
+        drop(held);
+        self.turn.came.notify_all();
+    }
+}
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        self.resume();
     }
 }
 
 impl Stop {
-    /// Returns whether the flag is set.
+    /// Returns whether the hands are asked to stop.
     pub fn is_set(&self) -> bool {
-        *self.0.borrow()
+        *self.wish.borrow() == Wish::Stop
     }
 
-    /// Completes when the flag is set; never, if nobody can set it any more.
+    /// Returns whether the hands are asked to hold still.
+    pub fn is_paused(&self) -> bool {
+        *self.wish.borrow() == Wish::Pause
+    }
+
+    /// Waits out a pause, with the thread. To be asked between two pieces of
+    /// work, each short beside what a person calls at once.
+    ///
+    /// # Errors
+    /// When the hands are asked to stop, also while they wait.
+    pub fn checkpoint(&self) -> Result<(), Stopped> {
+        let mut held = self
+            .turn
+            .lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let wish = *self.wish.borrow();
+            match wish {
+                Wish::Run => return Ok(()),
+                Wish::Stop => return Err(Stopped),
+                Wish::Pause => {
+                    let came = self.turn.came.wait(held);
+                    held = came.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// Completes when the hands are asked to stop; never, if nobody can ask
+    /// any more.
     pub async fn wait(&self) {
-        if self.0.clone().wait_for(|stop| *stop).await.is_err() {
+        let asked = self
+            .wish
+            .clone()
+            .wait_for(|wish| *wish == Wish::Stop)
+            .await
+            .is_ok();
+        if !asked {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Completes when no pause is asked for.
+    pub async fn resumed(&self) {
+        // When nobody can ask any more, no pause is asked for either.
+        drop(
+            self.wish
+                .clone()
+                .wait_for(|wish| *wish != Wish::Pause)
+                .await,
+        );
     }
 }
 
@@ -122,24 +236,71 @@ pub enum FetchError {
     Stopped,
 }
 
-/// The bytes of blobs.
+/// What the one who asked thinks of the bytes that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are good, and done with.
+    Taken,
+    /// They are not the blob's: the server that sent them loses its turn for
+    /// this blob, and they are fetched from the next.
+    Bad,
+    /// The last of the blob has come, and the digest of the whole is wrong:
+    /// the server loses its turn, and the call begins anew with the next.
+    BadWhole,
+    /// No more is wanted.
+    Stop,
+}
+
+/// Whether a server sends parts of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RangeSupport {
+    /// Nobody has asked yet.
+    Unknown,
+    Yes,
+    No,
+}
+
+/// The bytes of blobs, from the repository or one of its mirrors.
+///
+/// The calls hold each byte to nothing but its place: the digest, or the hash
+/// tree, is the caller's, who says by his [`Verdict`] what it thinks. They
+/// never hand over more than the declared size, ask no server twice for bytes
+/// that were taken, and go on to the next mirror when one fails. The sink is
+/// called on the caller's thread, and not while a pause is asked for.
+///
+/// Both return [`FetchError::Stopped`] soon after `stop` is set (also while the
+/// server is silent), and when the sink says so.
 pub trait Fetch: Send {
     /// Hands bytes `offset..blob.size` of `blob` to `sink`, in order, each
-    /// once, in pieces of at most a few hundred KiB, and returns when all were
-    /// taken. A dropped connection is resumed where it broke, by range
-    /// request, a bounded number of times without progress.
-    ///
-    /// Never hands over more than the declared size. Does not check the
-    /// digest: the caller holds every piece against something stronger.
-    /// Returns [`FetchError::Stopped`] soon after `stop` is set (also while
-    /// the server is silent), and when `sink` breaks off.
+    /// once, in pieces of at most 256 KiB, and returns when all were taken.
     fn fetch(
         &mut self,
         blob: &Blob,
         offset: u64,
         stop: &Stop,
-        sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+        sink: &mut dyn FnMut(&[u8]) -> Verdict,
     ) -> Result<(), FetchError>;
+
+    /// Hands the bytes of `ranges` to `sink`, each with its offset in the blob,
+    /// in any order, in pieces of whole blocks and at most 256 KiB, and returns
+    /// when all were taken. `ranges` are sorted and disjoint, and begin and end
+    /// on blocks, or at the blob's end.
+    ///
+    /// A server that sends no parts is read through once from the start.
+    fn fetch_ranges(
+        &mut self,
+        blob: &Blob,
+        ranges: &[Range<u64>],
+        stop: &Stop,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
+    ) -> Result<(), FetchError>;
+
+    /// Returns what is known of the server that would be asked next.
+    fn ranges(&self) -> RangeSupport;
+
+    /// Returns how many bytes of blobs came from the network since the start,
+    /// those that were thrown away included.
+    fn received(&self) -> u64;
 }
 
 // ---------------------------------------------------------------------- disk
@@ -331,4 +492,47 @@ pub trait Clock: Clone + Send + Sync + 'static {
 
     /// Returns the time since the machine started.
     fn since_boot(&self) -> Duration;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_holds_the_hands_until_it_ends() {
+        let (stopper, stop) = Stopper::new();
+        stopper.pause();
+        assert!(stop.is_paused());
+        let hands = std::thread::spawn({
+            let stop = stop.clone();
+            move || stop.checkpoint()
+        });
+        stopper.resume();
+        assert_eq!(hands.join().unwrap(), Ok(()));
+        assert!(!stop.is_paused());
+    }
+
+    #[test]
+    fn a_stop_ends_a_pause_and_outlasts_a_resume() {
+        let (stopper, stop) = Stopper::new();
+        stopper.pause();
+        let hands = std::thread::spawn({
+            let stop = stop.clone();
+            move || stop.checkpoint()
+        });
+        stopper.stop();
+        assert_eq!(hands.join().unwrap(), Err(Stopped));
+        stopper.resume();
+        stopper.pause();
+        assert!(stop.is_set() && !stop.is_paused());
+        assert_eq!(stop.checkpoint(), Err(Stopped));
+    }
+
+    #[test]
+    fn nobody_waits_for_one_who_has_gone() {
+        let (stopper, stop) = Stopper::new();
+        stopper.pause();
+        drop(stopper);
+        assert_eq!(stop.checkpoint(), Ok(()));
+    }
 }

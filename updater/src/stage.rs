@@ -10,7 +10,6 @@
 //! one block per level of the tree.
 
 use std::io;
-use std::ops::ControlFlow;
 
 use partition_layout::{RootHash, Slot};
 use release::limits::BLOCK_SIZE;
@@ -19,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use verity::{HashArea, Match, ReadAreaError, ReadAt, TreeError, VerifiedTree};
 
 use crate::meter::Meter;
-use crate::ports::{Fetch, FetchError, Part, Slots, Stop};
+use crate::ports::{Fetch, FetchError, Part, Slots, Stop, Verdict};
 pub use crate::stage_error::StageError;
 
 /// What is written and read back at once: large enough that a disk is not
@@ -117,11 +116,10 @@ impl<D: Slots, N: Fetch> Bench<'_, D, N> {
         let fetched = self.network.fetch(blob, 0, stop, &mut |bytes| {
             meter.add(len(bytes));
             match chunks.push(bytes, sink) {
-                Ok(()) if stop.is_set() => ControlFlow::Break(()),
-                Ok(()) => ControlFlow::Continue(()),
+                Ok(()) => Verdict::Taken,
                 Err(error) => {
                     failed = Some(error);
-                    ControlFlow::Break(())
+                    Verdict::Stop
                 }
             }
         });
@@ -250,9 +248,7 @@ impl<D: Slots, N: Fetch> Bench<'_, D, N> {
         let mut buffer = vec![0; CHUNK];
         let mut offset = 0;
         while offset < size {
-            if self.stop.is_set() {
-                return Err(StageError::Stopped);
-            }
+            self.stop.checkpoint().map_err(|_| StageError::Stopped)?;
             let rest = usize::try_from(size - offset).unwrap_or(CHUNK).min(CHUNK);
             let bytes = buffer
                 .get_mut(..rest)

@@ -68,9 +68,7 @@ impl<D: Slots + BootControl, N: Fetch> Bench<'_, D, N> {
         let mut buffer = vec![0; CHUNK];
         let mut offset = 0;
         while offset < size {
-            if self.stop.is_set() {
-                return Err(StageError::Stopped);
-            }
+            self.stop.checkpoint().map_err(|_| StageError::Stopped)?;
             let rest = usize::try_from(size - offset).unwrap_or(CHUNK).min(CHUNK);
             let bytes = buffer
                 .get_mut(..rest)

@@ -1,19 +1,19 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::ops::ControlFlow;
+use std::ops::Range;
 
 use reqwest::Url;
 
-use super::Sink;
-use crate::ports::{FetchError, Stop};
+use super::{REFUSED, Sink};
+use crate::ports::{FetchError, Stop, Verdict};
 
 /// The size of a piece, in bytes.
 const PIECE: u64 = 256 * 1024;
 
-/// Hands the bytes `offset..size` of a file to `sink`.
+/// Hands the bytes `range` of a file, which must have `size`, to `sink`.
 pub(super) fn read(
     url: &Url,
-    offset: u64,
+    range: Range<u64>,
     size: u64,
     stop: &Stop,
     sink: Sink<'_>,
@@ -43,9 +43,9 @@ pub(super) fn read(
             expected: size,
         });
     }
-    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+    file.seek(SeekFrom::Start(range.start)).map_err(failed)?;
     let mut piece = Vec::new();
-    let mut left = size - offset;
+    let mut left = range.end - range.start;
     while left > 0 {
         if stop.is_set() {
             return Err(FetchError::Stopped);
@@ -59,12 +59,19 @@ pub(super) fn read(
             // The file shrank while it was read.
             return Err(FetchError::BlobTruncated {
                 url: url.to_string(),
-                found: size - left,
+                found: range.end - left,
                 expected: size,
             });
         }
-        if sink(&piece) == ControlFlow::Break(()) {
-            return Err(FetchError::Stopped);
+        match sink(&piece) {
+            Verdict::Taken => {}
+            Verdict::Bad | Verdict::BadWhole => {
+                return Err(FetchError::BlobCorrupt {
+                    url: url.to_string(),
+                    why: REFUSED.to_owned(),
+                });
+            }
+            Verdict::Stop => return Err(FetchError::Stopped),
         }
         left -= u64::try_from(read).expect("no more than a piece was read");
     }

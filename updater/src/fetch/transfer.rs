@@ -1,4 +1,4 @@
-use std::ops::ControlFlow;
+use std::ops::Range;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -6,8 +6,8 @@ use reqwest::{Client, Response, StatusCode, Url};
 use tokio::time::{Instant, timeout};
 
 use super::http::{ContentRange, Failure, chain, check_answer, request};
-use super::{Patience, Sink};
-use crate::ports::{Cause, FetchError};
+use super::{Patience, REFUSED, Sink};
+use crate::ports::{Cause, FetchError, Verdict};
 
 /// The largest piece that a sink gets, in bytes.
 const PIECE: usize = 256 * 1024;
@@ -20,6 +20,7 @@ const MAX_SHORT_ANSWERS: u32 = 3;
 pub(super) struct Transfer {
     url: Url,
     offset: u64,
+    end: u64,
     size: u64,
     short_answers: u32,
 }
@@ -34,11 +35,12 @@ pub(super) enum Broken {
 }
 
 impl Transfer {
-    /// Returns a transfer of the bytes `offset..size`.
-    pub(super) const fn new(url: Url, offset: u64, size: u64) -> Self {
+    /// Returns a transfer of the bytes `range` of a file of `size`.
+    pub(super) const fn new(url: Url, range: Range<u64>, size: u64) -> Self {
         Self {
             url,
-            offset,
+            offset: range.start,
+            end: range.end,
             size,
             short_answers: 0,
         }
@@ -147,14 +149,19 @@ impl Transfer {
             if len(new) > self.size - self.offset {
                 return Err(self.corrupt(format!("it goes on after its {} bytes", self.size)));
             }
-            for piece in new.chunks(PIECE) {
-                if sink(piece) == ControlFlow::Break(()) {
-                    return Err(Broken::GiveUp(FetchError::Stopped));
+            let wanted = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
+            for piece in new.get(..wanted).unwrap_or(new).chunks(PIECE) {
+                match sink(piece) {
+                    Verdict::Taken => {}
+                    Verdict::Bad | Verdict::BadWhole => {
+                        return Err(self.corrupt(REFUSED.to_owned()));
+                    }
+                    Verdict::Stop => return Err(Broken::GiveUp(FetchError::Stopped)),
                 }
                 self.offset += len(piece);
             }
             // Not a read further: what comes now may never end.
-            if self.offset == self.size {
+            if self.offset == self.end {
                 return Ok(());
             }
         }

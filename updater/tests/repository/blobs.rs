@@ -1,7 +1,6 @@
 //! Blobs from servers of every kind.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -9,7 +8,7 @@ use release::{Blob, Digest};
 use updater::authorities::Authorities;
 use updater::config::Repository;
 use updater::fetch::{Fetcher, Patience, build_client};
-use updater::ports::{Fetch, FetchError, Stopper};
+use updater::ports::{Fetch, FetchError, Stopper, Verdict};
 
 use crate::web::{
     Request, Server, haste, head, patience, runtime, silence, sound, sound_head, status,
@@ -45,7 +44,7 @@ fn fetch(address: &str, size: usize, offset: u64) -> (Result<(), FetchError>, Ve
     let (_stopper, stop) = Stopper::new();
     let mut sink = |bytes: &[u8]| {
         taken.extend_from_slice(bytes);
-        ControlFlow::Continue(())
+        Verdict::Taken
     };
     let result = fetcher(address).fetch(&blob(size), offset, &stop, &mut sink);
     (result, taken)
@@ -305,7 +304,7 @@ fn a_silent_server_is_left_in_time() {
         let mut fetcher = patient_fetcher(server.address(), haste());
         let (_stopper, stop) = Stopper::new();
         let begun = Instant::now();
-        let result = fetcher.fetch(&blob(10_000), 0, &stop, &mut |_| ControlFlow::Continue(()));
+        let result = fetcher.fetch(&blob(10_000), 0, &stop, &mut |_| Verdict::Taken);
         assert!(
             matches!(result, Err(FetchError::RepositoryUnreachable { .. })),
             "{result:?}"
@@ -333,7 +332,7 @@ fn a_server_that_drips_is_left_in_time() {
     let result =
         patient_fetcher(server.address(), haste()).fetch(&blob(100_000), 0, &stop, &mut |bytes| {
             taken += bytes.len();
-            ControlFlow::Continue(())
+            Verdict::Taken
         });
     let error = result.unwrap_err();
     assert!(
@@ -400,7 +399,7 @@ fn a_node_without_a_repository_says_how_to_set_one() {
     let client = build_client(&patience(), &Authorities::default()).unwrap();
     let mut fetcher = Fetcher::new(None, client, patience(), runtime());
     let (_stopper, stop) = Stopper::new();
-    let result = fetcher.fetch(&blob(1), 0, &stop, &mut |_| ControlFlow::Continue(()));
+    let result = fetcher.fetch(&blob(1), 0, &stop, &mut |_| Verdict::Taken);
     let Err(FetchError::RepositoryUnreachable { source, .. }) = result else {
         panic!("{result:?}");
     };
@@ -415,9 +414,8 @@ fn a_transfer_stops_when_it_is_told_to_even_by_a_silent_server() {
     let server = Server::start(|_, stream| silence(stream));
     let (stopper, stop) = Stopper::new();
     let mut fetcher = fetcher(server.address());
-    let fetching = std::thread::spawn(move || {
-        fetcher.fetch(&blob(10), 0, &stop, &mut |_| ControlFlow::Continue(()))
-    });
+    let fetching =
+        std::thread::spawn(move || fetcher.fetch(&blob(10), 0, &stop, &mut |_| Verdict::Taken));
     while server.requests().is_empty() {
         std::thread::yield_now();
     }
@@ -435,9 +433,9 @@ fn a_transfer_stops_when_its_sink_has_enough() {
     let result = fetcher(server.address()).fetch(&blob(3_000_000), 0, &stop, &mut |_| {
         pieces += 1;
         if pieces == 2 {
-            ControlFlow::Break(())
+            Verdict::Stop
         } else {
-            ControlFlow::Continue(())
+            Verdict::Taken
         }
     });
     assert!(matches!(result, Err(FetchError::Stopped)), "{result:?}");

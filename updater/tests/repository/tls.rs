@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -16,7 +15,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use updater::authorities::Authorities;
 use updater::config::{Config, Repository};
 use updater::fetch::{Fetcher, build_client, chain};
-use updater::ports::{Fetch, FetchError, Stopper};
+use updater::ports::{Fetch, FetchError, Stopper, Verdict};
 
 use crate::metadata::{Node, told};
 use crate::publisher::{Publisher, release};
@@ -155,7 +154,7 @@ fn read(identity: &Identity, authorities: &Authorities) -> Result<(), [String; 2
         &Stopper::new().1,
         &mut |bytes| {
             taken.extend_from_slice(bytes);
-            ControlFlow::Continue(())
+            Verdict::Taken
         },
     );
     let Err(error) = fetched else {

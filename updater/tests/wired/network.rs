@@ -1,14 +1,16 @@
 //! A repository in memory, honest or not.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use partition_layout::{Architecture, Version};
 use release::{Blob, Blobs, COMPATIBLE, Channel, ChannelName, Digest, Release, Salt, Verity};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
-use updater::ports::{Fetch, FetchError, Offer, Releases, ReleasesError, Stop};
+use updater::ports::{
+    Fetch, FetchError, Offer, RangeSupport, Releases, ReleasesError, Stop, Verdict,
+};
 use verity::{HashArea, HashType, Params, Superblock};
 
 use super::fake::Image;
@@ -44,6 +46,7 @@ struct Shelf {
     blobs: HashMap<Digest, (Which, Vec<u8>)>,
     lie: Lie,
     channel: Version,
+    received: u64,
 }
 
 /// A repository; clones are the same one.
@@ -144,6 +147,7 @@ impl FakeRepository {
             blobs,
             lie: Lie::None,
             channel,
+            received: 0,
         })))
     }
 
@@ -219,13 +223,16 @@ impl Releases for FakeRepository {
     }
 }
 
-impl Fetch for FakeRepository {
-    fn fetch(
-        &mut self,
+impl FakeRepository {
+    /// Hands over the bytes of `range` that the lie leaves, in pieces that are
+    /// a multiple of `grain` long.
+    fn send(
+        &self,
         blob: &Blob,
-        offset: u64,
+        range: Range<u64>,
+        grain: usize,
         stop: &Stop,
-        sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
     ) -> Result<(), FetchError> {
         let (lie, which, mut bytes) = {
             let shelf = self.0.lock().unwrap();
@@ -244,14 +251,31 @@ impl Fetch for FakeRepository {
             | Lie::MetadataUntrusted
             | Lie::Gone => {}
         }
-        let from = usize::try_from(offset).unwrap();
+        let place = |at: u64| usize::try_from(at).unwrap();
+        let (mut from, to) = (place(range.start), place(range.end));
+        let sent = match end {
+            Some(end) if end < to => from + end.saturating_sub(from) / grain * grain,
+            _ => to,
+        };
         // Odd pieces, as networks make them.
-        for piece in bytes[from..end.unwrap_or(bytes.len())].chunks(70_001) {
-            if stop.is_set() || sink(piece).is_break() {
+        for piece in bytes[from..sent].chunks(70_001 / grain * grain) {
+            if stop.checkpoint().is_err() {
                 return Err(FetchError::Stopped);
+            }
+            self.0.lock().unwrap().received += piece.len() as u64;
+            match sink(from as u64, piece) {
+                Verdict::Taken => from += piece.len(),
+                Verdict::Bad | Verdict::BadWhole => {
+                    return Err(FetchError::BlobCorrupt {
+                        url: "http://fake/blob".to_owned(),
+                        why: "the caller says so".to_owned(),
+                    });
+                }
+                Verdict::Stop => return Err(FetchError::Stopped),
             }
         }
         match (lie, end) {
+            (_, Some(end)) if end >= to => Ok(()),
             (Lie::Silence(..), Some(_)) => {
                 Handle::current().block_on(stop.wait());
                 Err(FetchError::Stopped)
@@ -263,5 +287,41 @@ impl Fetch for FakeRepository {
             }),
             (_, None) => Ok(()),
         }
+    }
+}
+
+impl Fetch for FakeRepository {
+    fn fetch(
+        &mut self,
+        blob: &Blob,
+        offset: u64,
+        stop: &Stop,
+        sink: &mut dyn FnMut(&[u8]) -> Verdict,
+    ) -> Result<(), FetchError> {
+        self.send(blob, offset..blob.size, 1, stop, &mut |_, bytes| {
+            sink(bytes)
+        })
+    }
+
+    fn fetch_ranges(
+        &mut self,
+        blob: &Blob,
+        ranges: &[Range<u64>],
+        stop: &Stop,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
+    ) -> Result<(), FetchError> {
+        // Order is nobody's right.
+        for range in ranges.iter().rev() {
+            self.send(blob, range.clone(), BLOCK, stop, sink)?;
+        }
+        Ok(())
+    }
+
+    fn ranges(&self) -> RangeSupport {
+        RangeSupport::Yes
+    }
+
+    fn received(&self) -> u64 {
+        self.0.lock().unwrap().received
     }
 }
