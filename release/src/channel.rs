@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use crate::FORMAT;
 use crate::document::{self, BadDocument, Fields, Problem};
 use crate::limits::{MAX_CHANNEL_BYTES, MAX_CHANNEL_RELEASES};
+use crate::rollout::Rollout;
 
 /// A channel file: which release the nodes that follow the channel shall run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Channel {
     pub release: Version,
     /// All releases that can be had, newest first; the one to run is among them.
     pub releases: Vec<Version>,
+    /// Which nodes may take the release by themselves now; all of them without it.
+    pub rollout: Option<Rollout>,
 }
 
 impl Channel {
@@ -28,10 +31,12 @@ impl Channel {
     pub fn parse(bytes: &[u8]) -> Result<Self, BadDocument> {
         let value = document::parse(bytes, MAX_CHANNEL_BYTES)?;
         let fields = Fields::of_document(&value)?;
+        let rollout = fields.optional_object("rollout")?;
         let channel = Self {
             channel: fields.parsed("channel", ChannelName::parse)?,
             release: fields.parsed("release", Version::parse)?,
             releases: fields.parsed_list("releases", MAX_CHANNEL_RELEASES, Version::parse)?,
+            rollout: rollout.as_ref().map(Rollout::read).transpose()?,
         };
         channel.check()?;
         Ok(channel)
@@ -49,6 +54,7 @@ impl Channel {
             channel: &self.channel,
             release: &self.release,
             releases: &self.releases,
+            rollout: self.rollout.as_ref(),
         })
         .expect("no map has keys other than texts, and writing to memory cannot fail");
         bytes.push(b'\n');
@@ -58,10 +64,7 @@ impl Channel {
     fn check(&self) -> Result<(), BadDocument> {
         let count = self.releases.len();
         if count > MAX_CHANNEL_RELEASES {
-            let problem = Problem::TooLarge {
-                found: u64::try_from(count).unwrap_or(u64::MAX),
-                max: u64::try_from(MAX_CHANNEL_RELEASES).unwrap_or(u64::MAX),
-            };
+            let problem = Problem::too_many(count, MAX_CHANNEL_RELEASES);
             return Err(BadDocument::field("releases", problem));
         }
         for pair in self.releases.windows(2) {
@@ -85,7 +88,7 @@ impl Channel {
             let problem = format!("is {}, which is not among the releases", self.release);
             return Err(BadDocument::field("release", Problem::Malformed(problem)));
         }
-        Ok(())
+        self.rollout.as_ref().map_or(Ok(()), Rollout::check)
     }
 }
 
@@ -95,6 +98,8 @@ struct Written<'a> {
     channel: &'a ChannelName,
     release: &'a Version,
     releases: &'a [Version],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<&'a Rollout>,
 }
 
 /// The name of a channel: 1 to 32 lower-case letters, digits and dashes, the

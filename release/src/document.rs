@@ -39,6 +39,15 @@ pub enum Problem {
     Malformed(String),
 }
 
+impl Problem {
+    pub(crate) fn too_many(found: usize, max: usize) -> Self {
+        Self::TooLarge {
+            found: u64::try_from(found).unwrap_or(u64::MAX),
+            max: u64::try_from(max).unwrap_or(u64::MAX),
+        }
+    }
+}
+
 impl BadDocument {
     pub(crate) fn whole(problem: Problem) -> Self {
         Self::field("", problem)
@@ -169,20 +178,41 @@ impl<'a> Fields<'a> {
         max: usize,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<Vec<T>, BadDocument> {
-        let list = self.required(name)?.as_array();
-        let list = list.ok_or_else(|| self.bad(name, Problem::WrongType("a list")))?;
-        if list.len() > max {
-            let problem = Problem::TooLarge {
-                found: u64::try_from(list.len()).unwrap_or(u64::MAX),
-                max: u64::try_from(max).unwrap_or(u64::MAX),
-            };
-            return Err(self.bad(name, problem));
-        }
+        let list = self.as_list(name, self.required(name)?, max)?;
         let entries = list.iter().enumerate().map(|(index, value)| {
             let entry = format!("{name}[{index}]");
             parse(self.as_text(&entry, value)?).map_err(|error| self.malformed(&entry, &error))
         });
         entries.collect()
+    }
+
+    /// Returns the objects of a field that is a list of them, at most `max`;
+    /// none if it is absent.
+    pub(crate) fn optional_objects(
+        &self,
+        name: &str,
+        max: usize,
+    ) -> Result<Vec<Fields<'a>>, BadDocument> {
+        let Some(value) = self.optional(name) else {
+            return Ok(Vec::new());
+        };
+        let list = self.as_list(name, value, max)?.iter().enumerate();
+        list.map(|(index, value)| Fields::of(value, self.path_of(&format!("{name}[{index}]"))))
+            .collect()
+    }
+
+    fn as_list(
+        &self,
+        name: &str,
+        value: &'a Value,
+        max: usize,
+    ) -> Result<&'a Vec<Value>, BadDocument> {
+        let list = value.as_array();
+        let list = list.ok_or_else(|| self.bad(name, Problem::WrongType("a list")))?;
+        if list.len() > max {
+            return Err(self.bad(name, Problem::too_many(list.len(), max)));
+        }
+        Ok(list)
     }
 
     fn as_number(&self, name: &str, value: &Value) -> Result<u64, BadDocument> {

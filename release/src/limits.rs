@@ -29,6 +29,29 @@ pub const MAX_SALT_BYTES: usize = 256;
 /// The longest release notes, in bytes.
 pub const MAX_NOTES_BYTES: usize = 16 * 1024;
 
+/// The most blocks that a frame of a pack unpacks to: 1 MiB. With
+/// [`PACK_BASE_BLOCKS`] and [`MAX_PACK_FRAME_BYTES`] it is the memory that a
+/// node needs for unpacking.
+pub const PACK_FRAME_BLOCKS: u64 = 256;
+/// The most blocks of the base that a frame of a pack refers to: 4 MiB.
+pub const PACK_BASE_BLOCKS: u64 = 1024;
+/// The largest frame of a pack, in bytes: what zstd makes of a whole frame that
+/// it cannot compress has some more bytes than the blocks.
+pub const MAX_PACK_FRAME_BYTES: u64 = PACK_FRAME_BLOCKS * BLOCK_SIZE + 8 * KIB;
+/// The most frames of a pack: the largest root image in frames of 128 KiB.
+pub const MAX_PACK_FRAMES: u64 = 64 * KIB;
+/// The largest index of a pack, unpacked, in bytes.
+pub const MAX_PACK_INDEX_BYTES: u64 = 8 * MIB;
+/// The largest head (header and packed index) of a pack, in bytes.
+pub const MAX_PACK_HEAD_BYTES: u64 = MAX_PACK_INDEX_BYTES + 64 * KIB;
+/// The largest pack, in bytes: one that is larger than the largest image serves
+/// nobody.
+pub const MAX_PACK_BYTES: u64 = MAX_ROOT_IMAGE_BYTES;
+/// The most patches of the root image, and of the UKI, that a release has.
+pub const MAX_PATCHES: usize = 16;
+/// The longest seed of a rollout, in bytes.
+pub const MAX_SEED_BYTES: usize = 64;
+
 /// The largest TUF root file, in bytes.
 pub const MAX_TUF_ROOT_BYTES: u64 = 64 * KIB;
 /// The largest TUF timestamp file, in bytes.

@@ -5,9 +5,10 @@ use crate::FORMAT;
 use crate::blob::Blob;
 use crate::document::{self, BadDocument, Fields, Problem};
 use crate::limits::{
-    BLOCK_SIZE, MAX_HASH_AREA_BYTES, MAX_NOTES_BYTES, MAX_RELEASE_BYTES, MAX_ROOT_IMAGE_BYTES,
-    MAX_SBOM_BYTES, MAX_UKI_BYTES,
+    BLOCK_SIZE, MAX_HASH_AREA_BYTES, MAX_NOTES_BYTES, MAX_PATCHES, MAX_RELEASE_BYTES,
+    MAX_ROOT_IMAGE_BYTES, MAX_SBOM_BYTES, MAX_UKI_BYTES,
 };
+use crate::pack::{self, Pack, Patch, UkiPatch};
 use crate::salt::Salt;
 
 /// The disk layout that this workspace's node has. A node refuses a release
@@ -33,6 +34,10 @@ pub struct Release {
     pub verity: Verity,
     /// The files to fetch.
     pub blobs: Blobs,
+    /// What makes the root image of an older one, each from another.
+    pub patches: Vec<Patch>,
+    /// What makes the UKI of an older one, each from another.
+    pub uki_patches: Vec<UkiPatch>,
     /// When the image was made, in seconds since 1970.
     pub created: Option<u64>,
     /// What changed, for people. Only spaces, newlines and printable characters.
@@ -66,6 +71,9 @@ pub struct Blobs {
     /// The bill of materials (SPDX JSON).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sbom: Option<Blob>,
+    /// Every block of the root image once more, compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Pack>,
 }
 
 impl Verity {
@@ -96,15 +104,19 @@ impl Verity {
 impl Blobs {
     fn read(fields: &Fields<'_>) -> Result<Self, BadDocument> {
         let sbom = fields.optional_object("sbom")?;
+        let packed = fields.optional_object("packed")?;
         Ok(Self {
             root: Blob::read(&fields.object("root")?)?,
             verity: Blob::read(&fields.object("verity")?)?,
             uki: Blob::read(&fields.object("uki")?)?,
             sbom: sbom.as_ref().map(Blob::read).transpose()?,
+            packed: packed.as_ref().map(Pack::read).transpose()?,
         })
     }
 
-    /// Returns every blob with the name of its role: `root`, `verity`, `uki`, `sbom`.
+    /// Returns every blob that the release consists of, with the name of its
+    /// role: `root`, `verity`, `uki`, `sbom`. Packs are other ways to the same
+    /// content; [`Release::packs`] has them.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, &Blob)> {
         let always = [
             ("root", &self.root),
@@ -125,6 +137,8 @@ impl Release {
     pub fn parse(bytes: &[u8]) -> Result<Self, BadDocument> {
         let value = document::parse(bytes, MAX_RELEASE_BYTES)?;
         let fields = Fields::of_document(&value)?;
+        let patches = fields.optional_objects("patches", MAX_PATCHES)?;
+        let uki_patches = fields.optional_objects("uki_patches", MAX_PATCHES)?;
         let release = Self {
             version: fields.parsed("version", Version::parse)?,
             architecture: read_architecture(&fields)?,
@@ -132,6 +146,11 @@ impl Release {
             root_hash: fields.parsed("root_hash", RootHash::parse)?,
             verity: Verity::read(&fields.object("verity")?)?,
             blobs: Blobs::read(&fields.object("blobs")?)?,
+            patches: patches.iter().map(Patch::read).collect::<Result<_, _>>()?,
+            uki_patches: uki_patches
+                .iter()
+                .map(UkiPatch::read)
+                .collect::<Result<_, _>>()?,
             created: fields.optional_number("created")?,
             notes: fields.optional_text("notes")?.map(str::to_owned),
         };
@@ -154,6 +173,8 @@ impl Release {
             root_hash: &self.root_hash,
             verity: &self.verity,
             blobs: &self.blobs,
+            patches: &self.patches,
+            uki_patches: &self.uki_patches,
             created: self.created,
             notes: self.notes.as_deref(),
         })
@@ -169,7 +190,18 @@ impl Release {
         release_target(&self.version)
     }
 
-    /// Returns how many bytes all blobs have together.
+    /// Returns every pack with the name of its role: `packed`, `patch`,
+    /// `UKI patch`.
+    pub fn packs(&self) -> impl Iterator<Item = (&'static str, &Pack)> {
+        let whole = self.blobs.packed.iter().map(|pack| ("packed", pack));
+        let patches = self.patches.iter().map(|patch| ("patch", &patch.root));
+        let ukis = self.uki_patches.iter();
+        whole
+            .chain(patches)
+            .chain(ukis.map(|patch| ("UKI patch", &patch.pack)))
+    }
+
+    /// Returns how many bytes all blobs that the release consists of have together.
     pub fn blob_bytes(&self) -> u64 {
         // Each is bounded by its limit, so this cannot overflow.
         self.blobs.each().map(|(_, blob)| blob.size).sum()
@@ -199,6 +231,11 @@ impl Release {
             blobs.verity.size,
             verity.hash_area_bytes(),
         )?;
+        if let Some(packed) = &blobs.packed {
+            packed.check("blobs.packed")?;
+        }
+        pack::check_patches(&self.patches)?;
+        pack::check_uki_patches(&self.uki_patches)?;
         self.notes.as_deref().map_or(Ok(()), check_notes)
     }
 }
@@ -224,6 +261,10 @@ struct Written<'a> {
     root_hash: &'a RootHash,
     verity: &'a Verity,
     blobs: &'a Blobs,
+    #[serde(skip_serializing_if = "<[Patch]>::is_empty")]
+    patches: &'a [Patch],
+    #[serde(skip_serializing_if = "<[UkiPatch]>::is_empty")]
+    uki_patches: &'a [UkiPatch],
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

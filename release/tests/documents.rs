@@ -1,15 +1,15 @@
 //! Channel and release files from outside: hostile bytes, limits, round trips.
 
 use partition_layout::{Architecture, RootHash, Version};
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use release::limits::{
-    MAX_CHANNEL_BYTES, MAX_CHANNEL_RELEASES, MAX_RELEASE_BYTES, MAX_ROOT_IMAGE_BYTES,
+    MAX_CHANNEL_BYTES, MAX_CHANNEL_RELEASES, MAX_PATCHES, MAX_RELEASE_BYTES, MAX_ROOT_IMAGE_BYTES,
 };
 use release::{
-    Blob, Blobs, COMPATIBLE, Channel, ChannelName, Digest, Release, Salt, Verity, release_target,
-    version_of_target,
+    Blob, Blobs, COMPATIBLE, Channel, ChannelName, Digest, Pack, Patch, Release, Rollout, Salt,
+    UkiPatch, Verity, release_target, version_of_target,
 };
 use serde_json::{Value, json};
 
@@ -24,6 +24,18 @@ fn a_blob(sizes: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = Blob> {
     })
 }
 
+fn a_pack() -> impl Strategy<Value = Pack> {
+    (a_blob(17..=1 << 33), any::<u64>()).prop_map(|(blob, more)| Pack {
+        blob,
+        index_bytes: 17 + more % (blob.size.min(8 << 20) - 16),
+    })
+}
+
+fn bases() -> impl Strategy<Value = Vec<([u8; 32], Pack)>> {
+    btree_map(any::<[u8; 32]>(), a_pack(), 0..=MAX_PATCHES)
+        .prop_map(|map| map.into_iter().collect())
+}
+
 prop_compose! {
     fn a_release()(
         version in a_version(),
@@ -35,6 +47,9 @@ prop_compose! {
         hash_area in a_blob(1..=1),
         uki in a_blob(1..=128 << 20),
         sbom in option::of(a_blob(1..=32 << 20)),
+        packed in option::of(a_pack()),
+        patches in bases(),
+        uki_patches in bases(),
         created in option::of(any::<u64>()),
         notes in option::of("[ -~é\n\"\\\\]{0,200}"),
     ) -> Release {
@@ -54,7 +69,16 @@ prop_compose! {
                 verity: Blob { size: verity.hash_area_bytes(), ..hash_area },
                 uki,
                 sbom,
+                packed,
             },
+            patches: patches
+                .into_iter()
+                .map(|(from, root)| Patch { from: RootHash::new(from), root })
+                .collect(),
+            uki_patches: uki_patches
+                .into_iter()
+                .map(|(from, pack)| UkiPatch { from: Digest::new(from), pack })
+                .collect(),
             verity,
             created,
             notes,
@@ -68,14 +92,16 @@ fn a_channel() -> impl Strategy<Value = Channel> {
         "[a-z0-9][a-z0-9-]{0,31}",
         releases,
         any::<prop::sample::Index>(),
+        option::of((0..=10_000_u32, "[!-~]{1,64}")),
     )
-        .prop_map(|(name, mut releases, current)| {
+        .prop_map(|(name, mut releases, current, rollout)| {
             releases.sort_by(|a, b| b.cmp(a));
             releases.dedup();
             Channel {
                 channel: ChannelName::parse(&name).expect("in the alphabet"),
                 release: current.get(&releases).clone(),
                 releases,
+                rollout: rollout.map(|(share, seed)| Rollout { share, seed }),
             }
         })
 }
@@ -124,7 +150,12 @@ proptest! {
         value in hostile_value(),
     ) {
         let mut file = value_of(&release);
-        *file.pointer_mut(field).expect("a field of the file") = value;
+        if let Some(place) = file.pointer_mut(field) {
+            *place = value;
+        } else if let Some((parent, name)) = field.rsplit_once('/') {
+            // Of what need not be there.
+            file.pointer_mut(parent).expect("an object")[name] = value;
+        }
         if let Ok(read) = Release::parse(file.to_string().as_bytes()) {
             prop_assert!(read.to_bytes().is_ok());
         }
@@ -149,6 +180,9 @@ const FIELDS: &[&str] = &[
     "/blobs/root/size",
     "/blobs/verity/size",
     "/blobs/uki/size",
+    "/blobs/packed",
+    "/patches",
+    "/uki_patches",
 ];
 
 fn hostile_value() -> impl Strategy<Value = Value> {
@@ -198,6 +232,21 @@ fn refusal(field: &str, value: Value) -> String {
     Release::parse(file.to_string().as_bytes())
         .expect_err(field)
         .to_string()
+}
+
+fn pack(size: u64, index_bytes: u64) -> Value {
+    json!({"sha256": "04".repeat(32), "size": size, "index_bytes": index_bytes})
+}
+
+#[test]
+fn two_patches_of_one_base_are_refused() {
+    let from = "ab".repeat(32);
+    let patch = json!({"from": from, "root": pack(100, 17)});
+    let error = refusal("/patches", json!([patch, patch]));
+    assert_eq!(error, format!("patches holds {from} twice"));
+    let patch = json!({"from": from, "pack": pack(100, 17)});
+    let error = refusal("/uki_patches", json!([patch, patch]));
+    assert_eq!(error, format!("uki_patches holds {from} twice"));
 }
 
 #[test]
@@ -288,6 +337,49 @@ fn a_refusal_names_the_field_and_what_is_wrong_with_it() {
             json!("\u{1b}[2J"),
             "notes have a control character",
         ),
+        ("/blobs/packed", pack(0, 17), "blobs.packed.size is empty"),
+        (
+            "/blobs/packed",
+            pack(u64::MAX, 17),
+            "blobs.packed.size is 18446744073709551615, which is more than 8589934592",
+        ),
+        (
+            "/blobs/packed",
+            pack(100, 101),
+            "blobs.packed.index_bytes is 101, which is more than 100",
+        ),
+        (
+            "/blobs/packed",
+            pack(1 << 30, 1 << 29),
+            "blobs.packed.index_bytes is 536870912, which is more than 8454144",
+        ),
+        (
+            "/blobs/packed",
+            pack(100, 16),
+            "blobs.packed.index_bytes is 16, but a header alone has 16",
+        ),
+        ("/patches", json!({}), "patches is not a list"),
+        ("/patches", json!([7]), "patches[0] is not an object"),
+        (
+            "/patches",
+            json!([{"from": "ab", "root": pack(100, 17)}]),
+            "patches[0].from a root hash is 64 hexadecimal digits, not \"ab\"",
+        ),
+        (
+            "/patches",
+            json!([{"from": "ab".repeat(32), "root": pack(100, 0)}]),
+            "patches[0].root.index_bytes is 0, but a header alone has 16",
+        ),
+        (
+            "/patches",
+            Value::from(vec![json!({}); MAX_PATCHES + 1]),
+            "patches is 17, which is more than 16",
+        ),
+        (
+            "/uki_patches",
+            json!([{"from": "cd".repeat(32), "pack": pack(0, 17)}]),
+            "uki_patches[0].pack.size is empty",
+        ),
     ];
     for (field, value, expected) in table {
         let found = refusal(field, value.clone());
@@ -312,12 +404,12 @@ fn what_is_larger_than_its_limit_is_refused_before_it_is_parsed() {
 #[test]
 fn fields_of_a_newer_publisher_are_ignored() {
     let mut file = sound_release();
-    file["patches"] = json!({"from": {"0.9": 1}});
+    file["peers"] = json!({"from": {"0.9": 1}});
     file["blobs"]["root"]["zstd"] = json!(true);
     assert!(Release::parse(file.to_string().as_bytes()).is_ok());
     let channel = json!({
         "format": 1, "channel": "stable", "release": "2", "releases": ["2", "1"],
-        "rollout": {"waves": [1, 10, 100]},
+        "rollout": {"share": 100, "seed": "2", "waves": [1, 10, 100]}, "freeze": true,
     });
     assert!(Channel::parse(channel.to_string().as_bytes()).is_ok());
 }
@@ -362,6 +454,32 @@ fn a_channel_lists_each_release_once_newest_first_and_its_own_among_them() {
 }
 
 #[test]
+fn a_rollout_beyond_everybody_or_with_a_strange_seed_is_refused() {
+    let refusal = |rollout: Value| {
+        let file = json!({"format": 1, "channel": "stable", "release": "2", "releases": ["2"], "rollout": rollout});
+        Channel::parse(file.to_string().as_bytes()).map_err(|error| error.to_string())
+    };
+    let sound = refusal(json!({"share": 10_000, "seed": "2"})).expect("everybody");
+    assert_eq!(sound.rollout.map(|rollout| rollout.share), Some(10_000));
+    for share in [10_001, u64::from(u32::MAX), u64::MAX] {
+        let error = refusal(json!({"share": share, "seed": "2"}));
+        let expected = format!("rollout.share is {share}, which is more than 10000");
+        assert_eq!(error, Err(expected));
+    }
+    for seed in ["", "a b", "\u{7f}", "é", &"s".repeat(65)] {
+        let error = refusal(json!({"share": 1, "seed": seed})).expect_err(seed);
+        assert!(
+            error.starts_with("rollout.seed is not a text of 1 to 64 "),
+            "{error}"
+        );
+    }
+    assert_eq!(
+        refusal(json!({"seed": "2"})),
+        Err("rollout.share is missing".into())
+    );
+}
+
+#[test]
 fn the_longest_channel_fits_its_limit() {
     let releases: Vec<Version> = (0..MAX_CHANNEL_RELEASES)
         .rev()
@@ -371,6 +489,10 @@ fn the_longest_channel_fits_its_limit() {
         channel: ChannelName::parse(&"c".repeat(32)).expect("32 letters"),
         release: releases[0].clone(),
         releases,
+        rollout: Some(Rollout {
+            share: 10_000,
+            seed: "s".repeat(64),
+        }),
     };
     let bytes = channel.to_bytes().expect("within the limits");
     assert_eq!(Channel::parse(&bytes), Ok(channel));

@@ -115,7 +115,10 @@ pub(crate) fn examine(image: &Path) -> Result<Examined, ExamineError> {
             verity,
             uki,
             sbom,
+            packed: None,
         },
+        patches: Vec::new(),
+        uki_patches: Vec::new(),
         created: manifest.created,
         notes: manifest.notes.clone(),
     };

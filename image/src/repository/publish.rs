@@ -341,6 +341,7 @@ fn next_channel(
         channel: name.clone(),
         release: version.clone(),
         releases: Vec::new(),
+        rollout: None,
     });
     if !channel.releases.contains(version) {
         channel.releases.push(version.clone());

@@ -286,6 +286,7 @@ fn channel_of(release: &Release) -> Vec<u8> {
         channel: stable(),
         release: version.clone(),
         releases: vec![version],
+        rollout: None,
     };
     channel.to_bytes().expect("a channel")
 }

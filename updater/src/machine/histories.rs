@@ -41,7 +41,10 @@ fn release(number: u8, image: u8) -> Release {
             verity: blob(2),
             uki: blob(3),
             sbom: None,
+            packed: None,
         },
+        patches: Vec::new(),
+        uki_patches: Vec::new(),
         created: None,
         notes: None,
     }
@@ -199,6 +202,7 @@ impl Model {
                     channel: ChannelName::parse("stable").unwrap(),
                     release: release.version.clone(),
                     releases: vec![release.version.clone()],
+                    rollout: None,
                 },
                 versions: vec![release.version.clone()],
             })),

@@ -327,6 +327,7 @@ fn a_target_that_is_not_what_its_name_says_is_refused() {
             channel,
             release: releases[0].clone(),
             releases,
+            rollout: None,
         }
         .to_bytes()
         .unwrap()

@@ -90,6 +90,7 @@ impl Publisher {
             channel,
             release,
             releases,
+            rollout: None,
         };
         publisher.add("stable.channel.json", channel.to_bytes().unwrap());
         publisher
@@ -272,7 +273,10 @@ pub(crate) fn release(version: &str) -> Release {
             verity: blob(2, 4096),
             uki: blob(3, 1000),
             sbom: None,
+            packed: None,
         },
+        patches: Vec::new(),
+        uki_patches: Vec::new(),
         created: None,
         notes: None,
     }

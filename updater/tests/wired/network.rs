@@ -109,7 +109,10 @@ pub(crate) fn image(name: &str, seed: u8, blocks: usize) -> (Release, Image) {
             verity: blob(&tree),
             uki: blob(&uki),
             sbom: None,
+            packed: None,
         },
+        patches: Vec::new(),
+        uki_patches: Vec::new(),
         created: None,
         notes: None,
     };
@@ -199,6 +202,7 @@ impl Releases for FakeRepository {
                 channel: ChannelName::parse("stable").unwrap(),
                 release: shelf.channel.clone(),
                 releases: versions.clone(),
+                rollout: None,
             },
             versions,
         })
