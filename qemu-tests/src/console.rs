@@ -96,24 +96,42 @@ impl Console {
     ///
     /// Fails when the deadline passes or the node is switched off first.
     pub async fn wait_for(&self, mark: Mark, pattern: &str, deadline: Deadline) -> Result<Line> {
-        let mut count = self.count.clone();
-        let wait = async {
-            loop {
-                count.mark_unchanged();
-                if let Some(line) = self.find(mark, pattern) {
-                    return Ok(line);
-                }
-                if count.changed().await.is_err() {
-                    // The last lines may have come together with the end.
-                    return self.find(mark, pattern).context("the console ended");
-                }
-            }
-        };
         deadline
-            .bound(format!("{pattern:?} on the console"), wait)
+            .bound(
+                format!("{pattern:?} on the console"),
+                self.sought(|| self.find(mark, pattern)),
+            )
             .await
             .flatten()
             .with_context(|| format!("no {pattern:?} in {}", self.log.display()))
+    }
+
+    /// Waits until a line ends after `moment`, whatever it says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::wait_for`].
+    pub(crate) async fn speaks_after(&self, moment: Instant, deadline: Deadline) -> Result<Line> {
+        let last = || self.lines().last().filter(|line| line.at > moment).cloned();
+        deadline
+            .bound("a line on the console", self.sought(last))
+            .await
+            .flatten()
+    }
+
+    /// Looks again whenever a line was added, until `look` finds one.
+    async fn sought(&self, look: impl Fn() -> Option<Line>) -> Result<Line> {
+        let mut count = self.count.clone();
+        loop {
+            count.mark_unchanged();
+            if let Some(line) = look() {
+                return Ok(line);
+            }
+            if count.changed().await.is_err() {
+                // The last lines may have come together with the end.
+                return look().context("the console ended");
+            }
+        }
     }
 
     /// Returns the last `count` lines.
@@ -242,6 +260,21 @@ mod tests {
             format!("{error:#}").contains("the console ended"),
             "{error:#}"
         );
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_a_moment_is_not_speech_after_it() {
+        let before = Instant::now();
+        let (console, _folder) = console(b"reboot: Restarting system\n");
+        console
+            .speaks_after(before, Deadline::after(5))
+            .await
+            .expect("a line");
+        let later = Instant::now();
+        console
+            .speaks_after(later, Deadline::after(5))
+            .await
+            .expect_err("that line is older");
     }
 
     #[test]

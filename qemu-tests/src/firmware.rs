@@ -5,6 +5,8 @@
 //! own software running. A person would press reset again; so does this. Whatever
 //! has printed anything is left alone: that hang would be ours.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::console::Console;
@@ -15,6 +17,10 @@ use crate::qmp::{EventMark, Qmp};
 /// builds and another node.
 const SILENCE_SECONDS: u64 = 60;
 
+/// What the system that went down printed last may be read only after we were told of the
+/// reset; no firmware speaks as soon as that.
+const ECHO: Duration = Duration::from_secs(1);
+
 /// Longer than any story.
 const FOR_EVER_SECONDS: u64 = 24 * 3600;
 
@@ -23,10 +29,9 @@ const FOR_EVER_SECONDS: u64 = 24 * 3600;
 pub(crate) async fn watch(qmp: Qmp, console: Console) {
     let mut events = EventMark::START;
     loop {
-        let mark = console.mark();
         // Any line at all: the firmware's first one is not the same everywhere.
         let spoke = console
-            .wait_for(mark, "", Deadline::after(SILENCE_SECONDS))
+            .speaks_after(Instant::now() + ECHO, Deadline::after(SILENCE_SECONDS))
             .await;
         if spoke.is_err() {
             let pressed = qmp
