@@ -8,6 +8,8 @@
 
 mod packages;
 mod search;
+mod unpacked;
 
 pub use packages::{PACKAGES, Package};
 pub use search::{Missing, command, find, oracle, search_path};
+pub use unpacked::unpacked;

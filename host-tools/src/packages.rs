@@ -13,7 +13,7 @@ pub struct Package {
 }
 
 /// Everything that a Debian machine with Rust may still lack.
-pub const PACKAGES: [Package; 24] = [
+pub const PACKAGES: [Package; 22] = [
     package(
         "apt",
         &["apt-get", "apt-cache", "apt-config"],
@@ -58,13 +58,7 @@ pub const PACKAGES: [Package; 24] = [
         &["mdir", "mcopy"],
         "the EFI system partition without a mount",
     ),
-    package("ovmf", &[], "real firmware for the virtual machines"),
     package("pkg-config", &["pkg-config"], "finding libostree"),
-    package(
-        "qemu-system-x86",
-        &["qemu-system-x86_64"],
-        "the virtual machines",
-    ),
     package(
         "systemd",
         &["systemd-analyze"],

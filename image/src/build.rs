@@ -128,7 +128,8 @@ pub fn build(order: &Order) -> Result<ImageManifest, BuildError> {
         // The commit has one in it.
         Origin::Commit(_) => Vec::new(),
     };
-    let places = Places::prepare(order)?;
+    fs::create_dir_all(&order.out).map_err(failed(&order.out))?;
+    let places = Places::prepare(&order.build_dir)?;
     let tools = places.lock(&declaration.tools_request(), "tools", order.packages)?;
     let toolbox = Toolbox::open(&tools, &places.packages, &places.tools)?;
     let store = Store::open(&places.ostree)?;
@@ -154,6 +155,24 @@ pub fn build(order: &Order) -> Result<ImageManifest, BuildError> {
     drop(places);
     tracing::info!(commit = commit.id, "making the image");
     make(order, &declaration, &toolbox, &store, &commit)
+}
+
+/// Unpacks `packages` and all that they need from the suites that a declaration names, for
+/// whoever runs programs of them, and returns the folder.
+///
+/// # Errors
+/// When they cannot be found, fetched or unpacked.
+pub fn unpack(
+    declaration: &Path,
+    packages: &[String],
+    build_dir: &Path,
+) -> Result<PathBuf, BuildError> {
+    let declaration = Declaration::read(declaration, &[])?;
+    let places = Places::prepare(build_dir)?;
+    let request = declaration.unpinned_request(packages);
+    let lock = places.lock(&request, "unpacked", PackageChoice::Known)?;
+    let toolbox = Toolbox::open(&lock, &places.packages, &places.tools)?;
+    Ok(toolbox.root().to_owned())
 }
 
 /// Adds what a release is to the base tree, and commits that.
@@ -307,23 +326,22 @@ struct Places {
 }
 
 impl Places {
-    fn prepare(order: &Order) -> Result<Self, BuildError> {
-        let cache = order.build_dir.join("cache");
-        for folder in [&cache, &cache.join("locks"), &order.out] {
-            fs::create_dir_all(folder).map_err(failed(folder))?;
-        }
+    fn prepare(build_dir: &Path) -> Result<Self, BuildError> {
+        let cache = build_dir.join("cache");
+        let locks = cache.join("locks");
+        fs::create_dir_all(&locks).map_err(failed(&locks))?;
         let path = cache.join("lock");
         let lock = File::create(&path).map_err(failed(&path))?;
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            tracing::info!("waiting for another build in {}", order.build_dir.display());
+            tracing::info!("waiting for another build in {}", build_dir.display());
         }
         lock.lock().map_err(failed(&path))?;
         Ok(Self {
-            tools: order.build_dir.join("tools"),
+            tools: build_dir.join("tools"),
             packages: cache.join("packages"),
             apt: cache.join("apt"),
-            locks: cache.join("locks"),
-            ostree: order.build_dir.join("ostree"),
+            locks,
+            ostree: build_dir.join("ostree"),
             _lock: lock,
         })
     }

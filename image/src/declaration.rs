@@ -218,7 +218,12 @@ impl Declaration {
 
     /// The request for the packages that the build itself uses.
     pub fn tools_request(&self) -> Request<'_> {
-        self.request(&[], &self.tools)
+        self.unpinned_request(&self.tools)
+    }
+
+    /// The request for packages that no pin of the root file system concerns.
+    pub fn unpinned_request<'a>(&'a self, packages: &'a [String]) -> Request<'a> {
+        self.request(&[], packages)
     }
 
     fn request<'a>(&'a self, pins: &'a [Pin], packages: &'a [String]) -> Request<'a> {

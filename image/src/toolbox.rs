@@ -1,7 +1,6 @@
 //! The Debian 13 programs that the build uses, whatever the host has.
 //!
-//! They are unpacked, never installed, into a folder of their own, and run through that folder's dynamic
-//! loader: no chroot, no namespace, no privilege.
+//! They are unpacked, never installed, into a folder of their own.
 
 use std::fs;
 use std::io;
@@ -9,13 +8,6 @@ use std::path::{Path, PathBuf};
 
 use crate::packages::{self, DownloadError, Lock, UnpackError};
 use crate::tool::Tool;
-
-/// Where Debian's libraries for x86-64 lie.
-const LIBRARIES: [&str; 2] = [
-    "usr/lib/x86_64-linux-gnu",
-    "usr/lib/x86_64-linux-gnu/systemd",
-];
-const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 
 /// A folder of unpacked Debian programs.
 #[derive(Debug)]
@@ -63,13 +55,9 @@ impl Toolbox {
 
     /// A program of the toolbox, by its path in Debian: `usr/bin/mkfs.erofs`.
     pub fn tool(&self, program: &str) -> Tool {
-        let libraries = LIBRARIES
-            .map(|path| self.root.join(path).display().to_string())
-            .join(":");
-        Tool::host(self.root.join(LOADER))
-            .arg("--library-path")
-            .arg(libraries)
-            .arg(self.root.join(program))
+        let [loader, words @ ..] = host_tools::unpacked(&self.root, program);
+        Tool::host(loader)
+            .args(words)
             // Whatever writes a time writes this one.
             .env("SOURCE_DATE_EPOCH", "0")
     }
@@ -83,6 +71,11 @@ impl Toolbox {
             .env("PYTHONHASHSEED", "0")
             .arg("-s")
             .arg(self.root.join(program))
+    }
+
+    /// Returns the folder that the packages are unpacked in.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// A file of the toolbox.

@@ -15,6 +15,9 @@ pub const BUILD_DIR: &str = "BISTABLE_BUILD_DIR";
 /// The publisher's program; `bistable-image` of the search path when not set.
 pub const IMAGE_BIN: &str = "BISTABLE_IMAGE_BIN";
 
+/// A Debian tree with QEMU and OVMF in it, unpacked; the host's own when not set.
+pub const EMULATOR: &str = "BISTABLE_EMULATOR";
+
 /// The tests of `verity` that need a kernel of their own, as a program.
 pub const KERNEL_TESTS: &str = "BISTABLE_KERNEL_TESTS";
 

@@ -18,6 +18,7 @@ pub mod call;
 pub mod console;
 pub mod container;
 pub mod deadline;
+mod emulator;
 mod firmware;
 pub mod fixtures;
 pub mod journal;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::bus::BUSWAY_PORT;
 use crate::console::Console;
 use crate::deadline::Deadline;
+use crate::emulator::Emulator;
 use crate::firmware;
 use crate::journal;
 use crate::node::{Node, Process};
@@ -23,24 +24,12 @@ use crate::smbios::Handed;
 /// Size of a node's disk: the shipped image, slot B, and 3 GiB of `/var`.
 const DISK_BYTES: u64 = 8 << 30;
 
-/// OVMF, as Debian and Fedora lay it out: the firmware and its empty variables.
-const FIRMWARE: [(&str, &str); 2] = [
-    (
-        "/usr/share/OVMF/OVMF_CODE_4M.fd",
-        "/usr/share/OVMF/OVMF_VARS_4M.fd",
-    ),
-    (
-        "/usr/share/edk2/ovmf/OVMF_CODE.fd",
-        "/usr/share/edk2/ovmf/OVMF_VARS.fd",
-    ),
-];
-
 /// The processor: all that QEMU can emulate, but for one instruction.
 ///
-/// QEMU 7.2 gives a processor wrong flags when an interrupt comes right after
-/// `cmpxchg16b`, which the kernel's allocator executes all the time: one boot
-/// in two then ended in a double fault on a busy host. Without the feature the
-/// kernel does the same by other means.
+/// QEMU 7.2, which a host may still bring, gives a processor wrong flags when an
+/// interrupt comes right after `cmpxchg16b`, which the kernel's allocator executes all
+/// the time: one boot in two then ended in a double fault on a busy host. Without the
+/// feature the kernel does the same by other means.
 const CPU: &str = "max,cx16=off";
 
 /// A machine that is switched off.
@@ -51,7 +40,7 @@ const CPU: &str = "max,cx16=off";
 pub struct Machine {
     folder: PathBuf,
     uuid: String,
-    firmware: PathBuf,
+    emulator: Emulator,
     handed: Handed,
     disks: Vec<ExtraDisk>,
     watchdog: Watchdog,
@@ -84,10 +73,7 @@ impl Machine {
     ///
     /// Fails when the image or the firmware is missing, or the copy cannot be made.
     pub fn create(folder: &Path, image: &Path, handed: Handed) -> Result<Self> {
-        let (firmware, variables) = FIRMWARE
-            .iter()
-            .find(|(code, _)| Path::new(code).exists())
-            .context("no UEFI firmware (OVMF) found; Debian has it in the package `ovmf`")?;
+        let emulator = Emulator::find()?;
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let disk = folder.join("disk.raw");
         copy_sparse(image, &disk)?;
@@ -96,14 +82,14 @@ impl Machine {
             .open(&disk)
             .and_then(|file| file.set_len(DISK_BYTES))
             .with_context(|| format!("cannot grow {}", disk.display()))?;
-        fs::copy(variables, folder.join("variables.fd"))
+        fs::copy(emulator.variables(), folder.join("variables.fd"))
             .context("cannot copy the firmware's variables")?;
         let uuid =
             fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot make a UUID")?;
         Ok(Self {
             folder: folder.into(),
             uuid: uuid.trim().into(),
-            firmware: firmware.into(),
+            emulator,
             handed,
             disks: Vec::new(),
             watchdog: Watchdog::Card,
@@ -184,9 +170,9 @@ impl Machine {
         let arguments = self.arguments(&socket)?;
         let errors = self.folder.join("qemu.log");
         let started = Instant::now();
-        let mut child = host_tools::command("setpriv")?
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(host_tools::find("qemu-system-x86_64")?)
+        let mut child = self
+            .emulator
+            .command()?
             .args(&arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -234,7 +220,7 @@ impl Machine {
             "-drive",
             &format!(
                 "if=pflash,unit=0,format=raw,readonly=on,file={}",
-                self.firmware.display()
+                self.emulator.firmware().display()
             ),
         ]);
         let variables = self.folder.join("variables.fd");

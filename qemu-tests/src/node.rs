@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::bus::Bus;
 use crate::console::Console;
 use crate::deadline::Deadline;
+use crate::emulator::Emulator;
 use crate::machine::Machine;
 use crate::outside::OutsideDisk;
 use crate::probe;
@@ -205,13 +206,8 @@ impl Node {
 ///
 /// Fails with the first program that is missing, and its package.
 pub fn check_host() -> Result<()> {
-    for program in [
-        "qemu-system-x86_64",
-        "setpriv",
-        "mdir",
-        "mcopy",
-        "mkfs.vfat",
-    ] {
+    Emulator::find()?;
+    for program in ["setpriv", "mdir", "mcopy", "mkfs.vfat"] {
         host_tools::find(program).context("this machine cannot run nodes")?;
     }
     Ok(())

@@ -42,6 +42,11 @@ impl Checkout {
         self.build().join("scratch")
     }
 
+    /// What product and releases are made of; overlays lie beside it.
+    pub(crate) fn declaration(&self) -> PathBuf {
+        self.root.join("image/declarations/bistable.toml")
+    }
+
     pub(crate) fn stories(&self) -> PathBuf {
         self.build().join("stories")
     }

@@ -5,6 +5,7 @@
 
 mod bench_verity;
 mod checkout;
+mod emulator;
 mod host;
 mod phases;
 mod programs;

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use crate::checkout::Checkout;
 use crate::programs::Programs;
 use crate::runner::Runner;
-use crate::{host, programs};
+use crate::{emulator, host, programs};
 
 /// A release that is built from the product's declaration.
 #[derive(Debug, Clone, Copy)]
@@ -137,14 +137,13 @@ fn build(
     {
         return Err(error).with_context(|| format!("cannot remove {}", stamp.display()));
     }
-    let declarations = checkout.root().join("image/declarations");
+    let declaration = checkout.declaration();
     let mut build = Command::new(&programs.image_tool);
-    build
-        .arg("build")
-        .arg("--declaration")
-        .arg(declarations.join("bistable.toml"));
+    build.arg("build").arg("--declaration").arg(&declaration);
     if let Some(overlay) = recipe.overlay {
-        build.arg("--overlay").arg(declarations.join(overlay));
+        build
+            .arg("--overlay")
+            .arg(declaration.with_file_name(overlay));
     }
     build
         .args(["--version", recipe.version])
@@ -182,6 +181,7 @@ pub(crate) fn demo(checkout: &Checkout, runner: &Runner) -> Result<()> {
     host::set_up(runner)?;
     let programs = programs::build(checkout, runner)?;
     prepare(checkout, runner, &programs, &DEMO)?;
+    let emulator = emulator::unpack(checkout, runner, &programs)?;
     runner.run(programs::cargo(checkout).args([
         "build",
         "--release",
@@ -192,6 +192,7 @@ pub(crate) fn demo(checkout: &Checkout, runner: &Runner) -> Result<()> {
     runner.run(
         Command::new(checkout.target().join("release/demo"))
             .env("BISTABLE_BUILD_DIR", checkout.build())
+            .env(emulator::VARIABLE, emulator)
             .env("BISTABLE_IMAGE_BIN", programs.image_tool),
     )
 }

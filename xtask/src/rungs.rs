@@ -11,7 +11,7 @@ use crate::checkout::Checkout;
 use crate::phases::Phases;
 use crate::programs::{self, cargo};
 use crate::runner::{Interrupted, Runner};
-use crate::{host, releases};
+use crate::{emulator, host, releases};
 
 /// How many stories are told at a time. A virtual machine without hardware help
 /// fills a core while it starts and waits while it soaks, so that three keep two
@@ -86,7 +86,9 @@ fn slow(
     if story.is_none() {
         phases.time("whole builds", || runner.run(&mut slow("whole_build")))?;
     }
+    let emulator = phases.time("emulator", || emulator::unpack(checkout, runner, &programs))?;
     let mut stories = slow("stories");
+    stories.env(emulator::VARIABLE, emulator);
     stories.env("BISTABLE_KERNEL_TESTS", kernel_tests);
     stories.args(["--", STORIES_AT_A_TIME]).args(story);
     let start = SystemTime::now();

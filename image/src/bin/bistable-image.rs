@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use image::build::{DiskChoice, Order, Origin, PackageChoice, build};
+use image::build::{DiskChoice, Order, Origin, PackageChoice, build, unpack};
 use partition_layout::Version;
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +22,8 @@ struct Cli {
 enum Command {
     /// Build an image: root file system, hash tree, UKI and, if asked, a disk.
     Build(Build),
+    /// Unpack Debian packages with all that they need, and print the folder.
+    Unpack(Unpack),
     #[command(flatten)]
     Publish(image::repository::cli::Command),
 }
@@ -60,6 +62,19 @@ struct Build {
     refresh_packages: bool,
 }
 
+#[derive(Debug, Args)]
+struct Unpack {
+    /// The declaration that names the suites.
+    #[arg(long, value_name = "FILE")]
+    declaration: PathBuf,
+    /// Where tools and packages are kept from build to build.
+    #[arg(long, value_name = "DIR", default_value = "build")]
+    build_dir: PathBuf,
+    /// The packages.
+    #[arg(required = true, value_name = "PACKAGE")]
+    packages: Vec<String>,
+}
+
 fn main() -> Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -71,8 +86,20 @@ fn main() -> Result<ExitCode> {
         .init();
     match Cli::parse().command {
         Command::Build(arguments) => build_image(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Unpack(arguments) => unpack_packages(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Publish(command) => Ok(command.run()),
     }
+}
+
+fn unpack_packages(arguments: &Unpack) -> Result<()> {
+    let folder = unpack(
+        &arguments.declaration,
+        &arguments.packages,
+        &arguments.build_dir,
+    )
+    .context("nothing was unpacked")?;
+    writeln!(io::stdout(), "{}", folder.display())?;
+    Ok(())
 }
 
 fn build_image(arguments: Build) -> Result<()> {
