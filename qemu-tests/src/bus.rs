@@ -117,7 +117,9 @@ pub struct Rollback {
     pub unit: String,
     /// What happened, for people.
     pub reason: String,
-    /// The last lines of the journal.
+    /// Why the kernel panicked, in its own words.
+    pub panic: String,
+    /// The last lines of the journal, or of the log of a kernel that panicked.
     pub lines: Vec<String>,
     /// How often it was tried.
     pub tries: u32,

@@ -6,6 +6,7 @@
 //! it has published.
 
 mod arguments;
+mod caller;
 mod error;
 mod job_object;
 mod publisher;
@@ -14,9 +15,11 @@ mod values;
 use std::collections::HashMap;
 
 use zbus::interface;
+use zbus::message::Header;
 use zbus::{Connection, ObjectPath, Variant};
 
 use self::arguments::{complaint, stage_ask, text};
+use self::caller::caller;
 pub use self::error::BusError;
 pub use self::job_object::job_path;
 pub use self::publisher::publish;
@@ -53,8 +56,10 @@ impl Manager {
         &self,
         request: Request,
         bus: &Connection,
+        header: &Header<'_>,
     ) -> Result<ObjectPath<'static>, BusError> {
-        match self.handle.request(request).await? {
+        let asker = caller(bus, header).await;
+        match self.handle.request_by(asker, request).await? {
             Accepted::Job(job) => {
                 // Before its path is told, it is there.
                 job_object::export(bus, &self.handle, &job).await?;
@@ -64,8 +69,14 @@ impl Manager {
         }
     }
 
-    async fn wait(&self, request: Request) -> Result<(), BusError> {
-        self.handle.request(request).await?;
+    async fn wait(
+        &self,
+        request: Request,
+        bus: &Connection,
+        header: &Header<'_>,
+    ) -> Result<(), BusError> {
+        let asker = caller(bus, header).await;
+        self.handle.request_by(asker, request).await?;
         Ok(())
     }
 }
@@ -76,8 +87,9 @@ impl Manager {
     async fn check_for_update(
         &self,
         #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
     ) -> Result<ObjectPath<'static>, BusError> {
-        self.begin(Request::Check, bus).await
+        self.begin(Request::Check, bus, &header).await
     }
 
     #[zbus(out_args("job"))]
@@ -86,13 +98,19 @@ impl Manager {
         version: &str,
         options: HashMap<String, Variant<'_>>,
         #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
     ) -> Result<ObjectPath<'static>, BusError> {
         let ask = stage_ask(version, &options, self.tries)?;
-        self.begin(Request::Stage(ask), bus).await
+        self.begin(Request::Stage(ask), bus, &header).await
     }
 
-    async fn reboot(&self) -> Result<(), BusError> {
-        self.wait(Request::Reboot(Restart::InOrder)).await
+    async fn reboot(
+        &self,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), BusError> {
+        self.wait(Request::Reboot(Restart::InOrder), bus, &header)
+            .await
     }
 
     #[zbus(out_args("job"))]
@@ -100,13 +118,18 @@ impl Manager {
         &self,
         reason: &str,
         #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
     ) -> Result<ObjectPath<'static>, BusError> {
         let reason = text("reason", reason)?;
-        self.begin(Request::Rollback { reason }, bus).await
+        self.begin(Request::Rollback { reason }, bus, &header).await
     }
 
-    async fn mark_good(&self) -> Result<(), BusError> {
-        self.wait(Request::MarkGood).await
+    async fn mark_good(
+        &self,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), BusError> {
+        self.wait(Request::MarkGood, bus, &header).await
     }
 
     async fn mark_bad(
@@ -114,9 +137,10 @@ impl Manager {
         reason: &str,
         details: HashMap<String, Variant<'_>>,
         #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
     ) -> Result<(), BusError> {
         let marked = self
-            .wait(Request::MarkBad(complaint(reason, &details)?))
+            .wait(Request::MarkBad(complaint(reason, &details)?), bus, &header)
             .await;
         if self.handle.view().node.nothing_else_boots() {
             // Whether or not all of it could be written down.
@@ -137,9 +161,15 @@ impl Manager {
         Ok(())
     }
 
-    async fn forgive(&self, root_hash: &str) -> Result<(), BusError> {
+    async fn forgive(
+        &self,
+        root_hash: &str,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), BusError> {
         let root_hash = arguments::root_hash(root_hash)?;
-        self.wait(Request::Forgive { root_hash }).await
+        self.wait(Request::Forgive { root_hash }, bus, &header)
+            .await
     }
 
     #[zbus(out_args("slots"))]

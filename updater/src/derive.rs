@@ -12,7 +12,8 @@ use partition_layout::{BootEntry, RootHash, SlotContent, Version};
 use crate::machine::{Blame, Complaint, Effect, Note, blessed};
 use crate::node::{Booted, Node, SlotStatus, Spare, Standing, Way};
 use crate::ports::{DiskView, SlotOnDisk};
-use crate::records::{Barred, GateVerdict, Happened, HistoryLine, Passed, Rollback, Trial};
+use crate::pstore::{Dump, panic_of};
+use crate::records::{Barred, Boot, GateVerdict, Happened, HistoryLine, Passed, Rollback, Trial};
 
 /// Everything that can be read from the node.
 #[derive(Debug, Clone)]
@@ -26,6 +27,10 @@ pub struct Observed {
     /// In this boot it was decided to stay in the booted slot.
     pub settled: bool,
     pub trial: Option<Trial>,
+    /// What kernels that panicked have left behind.
+    pub dumps: Vec<Dump>,
+    /// The boots that reached userspace, oldest first.
+    pub boots: Vec<Boot>,
     pub verdict: Option<GateVerdict>,
     pub last_rollback: Option<Rollback>,
     pub barred: Vec<Barred>,
@@ -283,6 +288,7 @@ fn left(trial: &Trial, node: &Node, guilt: Guilt, reason: &str) -> Vec<Effect> {
         root_hash,
         slot,
         message,
+        error: None,
     }));
     effects.push(Effect::ForgetTrial);
     effects
@@ -306,7 +312,7 @@ fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
         } else if is_told(trial, seen) {
             Fate::LeftAndTold(Guilt::Proven)
         } else {
-            let gone = || blame("its boot entry has gone, and no verdict was recorded".to_owned());
+            let gone = || silence("its boot entry has gone", trial, seen);
             Fate::Left(complaint(trial, seen).unwrap_or_else(gone), Guilt::Proven)
         };
     };
@@ -323,7 +329,7 @@ fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
     }
     let complaint = complaint(trial, seen);
     let guilt = match (counter.left, counter.done, trial.way, &complaint) {
-        (1.., 1.., Way::OneShot, None) => Guilt::Unclear,
+        (1.., 1.., Way::OneShot, None) if panic_of(&seen.dumps, trial).is_none() => Guilt::Unclear,
         (_, _, Way::OneShot | Way::Order, _) => Guilt::Proven,
     };
     if is_told(trial, seen) {
@@ -332,24 +338,47 @@ fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
     if let Some(complaint) = complaint {
         return Fate::Left(complaint, guilt);
     }
-    let reason = match (counter.left, counter.done, trial.way) {
+    let started = match (counter.left, counter.done, trial.way) {
         // Never tried: a rollback's target whose new counter was not written.
         (0, 0, _) => return Fate::Stale,
-        (0, done, _) => format!("it was started {done} times and never reported itself healthy"),
+        (0, 1, _) => "it was started once".to_owned(),
+        (0, done, _) => format!("it was started {done} times"),
         // The wish works once, so this was it.
-        (_, 1.., Way::OneShot) => {
-            "it was started once and did not report itself healthy".to_owned()
-        }
+        (_, 1.., Way::OneShot) => "it was started once".to_owned(),
         (_, _, Way::Order) | (_, 0, Way::OneShot) => return Fate::Open,
     };
-    Fate::Left(blame(reason), guilt)
+    Fate::Left(silence(&started, trial, seen), guilt)
 }
 
-fn blame(reason: String) -> Complaint {
+/// What is known of a trial that ended without the gate's word.
+fn silence(started: &str, trial: &Trial, seen: &Observed) -> Complaint {
+    if let Some(dump) = panic_of(&seen.dumps, trial) {
+        let panic = dump.reason().unwrap_or("for an unknown reason").to_owned();
+        return Complaint {
+            reason: format!("{started}, and the kernel panicked: {panic}"),
+            panic,
+            lines: dump.lines(),
+            ..Complaint::default()
+        };
+    }
+    let end = match reached_userspace(trial, seen) {
+        Some(true) => "it reached userspace, and no verdict was recorded",
+        Some(false) => "it never reached userspace",
+        None => "no verdict was recorded",
+    };
     Complaint {
-        reason,
+        reason: format!("{started}; {end}"),
         ..Complaint::default()
     }
+}
+
+/// Whether a boot of the trial got as far as a mounted `/var`; `None` if the
+/// list does not go back to the boot that armed it.
+fn reached_userspace(trial: &Trial, seen: &Observed) -> Option<bool> {
+    let mut boots = seen.boots.iter();
+    boots.find(|boot| boot.is(&trial.boot_id))?;
+    let mut of_trial = boots.filter(|boot| !boot.is(&seen.boot_id));
+    Some(of_trial.any(|boot| boot.version == trial.version))
 }
 
 /// The gate's own word about this trial, which a dead daemon did not hear.
@@ -365,6 +394,7 @@ fn complaint(trial: &Trial, seen: &Observed) -> Option<Complaint> {
         check: verdict.check.clone(),
         unit: verdict.unit.clone(),
         lines: verdict.lines.clone(),
+        panic: String::new(),
     })
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::handle::{Accepted, Handle, RequestError, View};
 use self::handle::{Call, Reply, SETTLING};
+use crate::asker::Asker;
 use crate::derive;
 use crate::hands::{Device, Hands, Network, Order};
 use crate::job::{Job, JobKind, RunningJob};
@@ -21,7 +22,8 @@ use crate::machine::{self, Effect, Event, Outcome, Rejection, Report, Request, S
 use crate::meter::Meter;
 use crate::observe::{ObserveError, observe};
 use crate::ports::{Clock, Offer, Stopper};
-use crate::refusal::{Failure, Refused};
+use crate::records;
+use crate::refusal::{Chain, Failure, Refused};
 
 /// How many finished jobs stay readable.
 const FINISHED_JOBS: usize = 8;
@@ -46,6 +48,8 @@ pub struct Head<C> {
     stopper: Option<Stopper>,
     /// Waits for the order at work.
     waiting: Option<Reply>,
+    /// Who asked for what is no job.
+    asker: Asker,
     running: Option<RunningJob>,
     finished: VecDeque<Job>,
     next_job: u64,
@@ -76,6 +80,9 @@ where
     let (done, reports) = mpsc::channel(1);
     // It ends with the head: nobody has to join it.
     drop(tokio::task::spawn_blocking(move || {
+        if let Err(error) = records::trim_boots(&hands.device) {
+            tracing::warn!(error = %Chain(&error), "the list of boots grows");
+        }
         if first.send(observe(&hands.device)).is_err() {
             return;
         }
@@ -109,6 +116,7 @@ where
         publish,
         stopper: None,
         waiting: None,
+        asker: Asker::Updater,
         running: None,
         finished: VecDeque::new(),
         next_job: 1,
@@ -133,7 +141,9 @@ impl<C: Clock> Head<C> {
             tokio::select! {
                 report = self.reports.recv() => self.hear(report.ok_or(HandsDied)?).await,
                 call = self.calls.recv() => match call {
-                    Some(Call::Ask { request, reply }) => self.answer(request, reply).await,
+                    Some(Call::Ask { request, asker, reply }) => {
+                        self.answer(request, asker, reply).await;
+                    }
                     Some(Call::CancelJob { id, reply }) => self.cancel(id, reply).await,
                     Some(Call::GoDown) | None => break,
                 },
@@ -178,7 +188,7 @@ impl<C: Clock> Head<C> {
         self.state.as_ref().expect("a step puts back what it takes")
     }
 
-    async fn answer(&mut self, request: Request, reply: Reply) {
+    async fn answer(&mut self, request: Request, asker: Asker, reply: Reply) {
         let kind = match &request {
             Request::Check => Some((JobKind::Check, None)),
             Request::Stage(ask) => Some((JobKind::Stage, ask.version.clone())),
@@ -197,7 +207,7 @@ impl<C: Clock> Head<C> {
             Err(refused) => return answer(reply, Err(RequestError::Refused(refused))),
         };
         if let Some((kind, version)) = kind {
-            let running = RunningJob::begin(self.next_job, kind, version);
+            let running = RunningJob::begin(self.next_job, kind, version, asker);
             self.next_job = self.next_job.saturating_add(1);
             answer(reply, Ok(Accepted::Job(running.job.clone())));
             self.running = Some(running);
@@ -205,6 +215,7 @@ impl<C: Clock> Head<C> {
             answer(reply, Ok(Accepted::Done));
         } else {
             self.waiting = Some(reply);
+            self.asker = asker;
         }
         self.give(effects).await;
     }
@@ -215,7 +226,8 @@ impl<C: Clock> Head<C> {
             .as_ref()
             .is_some_and(|running| running.job.id == id)
         {
-            self.answer(Request::Cancel, reply).await;
+            // The job stays that of who asked for it.
+            self.answer(Request::Cancel, Asker::Updater, reply).await;
         } else {
             answer(reply, Err(RequestError::Refused(Refused::NoSuchJob)));
         }
@@ -300,9 +312,12 @@ impl<C: Clock> Head<C> {
         let Some(orders) = &self.orders else { return };
         let (stopper, stop) = Stopper::new();
         self.stopper = Some(stopper);
-        let meter = match &self.running {
-            Some(running) => running.meter.clone(),
-            None => Arc::new(Meter::new().0),
+        let (meter, asker) = match &self.running {
+            Some(running) => (running.meter.clone(), running.asker.clone()),
+            None => (
+                Arc::new(Meter::new().0),
+                std::mem::take(&mut self.asker),
+            ),
         };
         // If the hands have died, the next report says so.
         drop(
@@ -311,6 +326,7 @@ impl<C: Clock> Head<C> {
                     effects,
                     stop,
                     meter,
+                    asker,
                 })
                 .await,
         );

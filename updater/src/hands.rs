@@ -5,10 +5,13 @@
 //! all, since a full `/var` must not keep a bad slot bootable.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use partition_layout::{BootEntry, Counter, Slot, Version};
 
+use crate::asker::Asker;
 use crate::derive;
+use crate::history::{self, HistoryLine};
 use crate::machine::{Blame, Effect, Note, Report, Stopped};
 use crate::meter::Meter;
 use crate::names::ErrorName;
@@ -18,7 +21,8 @@ use crate::ports::{
     BootControl, Clock, Console, Fetch, Power, Record, Records, Releases, ReleasesError, Slots,
     Stop,
 };
-use crate::records::{self, Barred, GateVerdict, HistoryLine, RecordError, Rollback, Trial};
+use crate::pstore::{self, Dump};
+use crate::records::{self, Barred, GateVerdict, RecordError, Rollback, Trial};
 use crate::refusal::{Chain, Failure};
 use crate::stage::Bench;
 use crate::stage_error::StageError;
@@ -30,6 +34,8 @@ pub struct Order {
     pub effects: Vec<Effect>,
     pub stop: Stop,
     pub meter: Arc<Meter>,
+    /// Who asked for it.
+    pub asker: Asker,
 }
 
 /// The devices of a node, the network, and a clock.
@@ -54,7 +60,10 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         let mut result = Ok(());
         let mut notes = Notes::Written;
         for effect in &order.effects {
-            match self.perform(effect, &order, notes) {
+            let begun = self.clock.since_boot();
+            let performed = self.perform(effect, &order, notes);
+            self.time(effect, &order.meter, begun);
+            match performed {
                 Ok(None) => {}
                 Ok(Some(report)) => return report,
                 Err(Stopped::Failed(failure)) if effect.is_note() => {
@@ -79,6 +88,14 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         };
         self.device.release();
         Report::Ended { result, node }
+    }
+
+    fn time(&self, effect: &Effect, meter: &Meter, begun: Duration) {
+        // What is written down about it is not the work.
+        if !effect.is_note() {
+            let spent = self.clock.since_boot().saturating_sub(begun);
+            meter.count(|tally| tally.spend(effect.phase(), spent));
+        }
     }
 
     fn perform(
@@ -162,6 +179,10 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                     way: *way,
                     older_verdict: records::recall::<GateVerdict>(device, Record::Verdict)
                         .map(|verdict| verdict.boot_id),
+                    older_dumps: pstore::assemble(&device.dumps())
+                        .iter()
+                        .map(Dump::id)
+                        .collect(),
                 };
                 records::write(device, Record::Trial, &trial).map_err(record)
             }
@@ -229,7 +250,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             }
             Effect::Forgive { root_hash } => records::forgive(device, root_hash).map_err(record),
             Effect::RaiseFloor { version } => records::raise_floor(device, version).map_err(record),
-            Effect::Remember(note) => self.remember(note),
+            Effect::Remember(note) => self.remember(note, order),
             Effect::ForgetTrial => match notes {
                 Notes::Written => records::remove(device, Record::Trial).map_err(record),
                 // It is what the missing notes can be made from at the next start.
@@ -258,6 +279,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             check: complaint.check.clone(),
             unit: complaint.unit.clone(),
             reason: complaint.reason.clone(),
+            panic: complaint.panic.clone(),
             when: self.clock.now(),
             lines: records::trim_lines(&complaint.lines),
             tries: blame.tries,
@@ -271,7 +293,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         records::write(&self.device, Record::LastRollback, &rollback).map_err(record)
     }
 
-    fn remember(&self, note: &Note) -> Result<(), Stopped> {
+    fn remember(&self, note: &Note, order: &Order) -> Result<(), Stopped> {
         let line = HistoryLine {
             when: self.clock.now(),
             event: note.event,
@@ -279,9 +301,12 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             root_hash: Some(note.root_hash),
             slot: note.slot,
             message: note.message.clone(),
+            by: Some(order.asker.clone()),
+            error: note.error.map(|name| name.short().to_owned()),
+            cost: (&order.meter.tally()).into(),
         };
         tracing::info!(event = line.event.as_str(), version = %note.version, "history");
-        records::remember(&self.device, &line).map_err(record)
+        history::add(&self.device, &line).map_err(record)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use partition_layout::Version;
 use tokio::sync::watch;
 
+use crate::asker::Asker;
 use crate::machine::Outcome;
 use crate::meter::{Meter, Work};
 
@@ -42,11 +43,12 @@ pub struct Job {
 pub(crate) struct RunningJob {
     pub(crate) job: Job,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) asker: Asker,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
 impl RunningJob {
-    pub(crate) fn begin(id: u64, kind: JobKind, version: Option<Version>) -> Self {
+    pub(crate) fn begin(id: u64, kind: JobKind, version: Option<Version>, asker: Asker) -> Self {
         let (meter, work) = Meter::new();
         if version.is_some() {
             meter.name(version);
@@ -60,6 +62,7 @@ impl RunningJob {
                 outcome,
             },
             meter: Arc::new(meter),
+            asker,
             outcome: sender,
         }
     }

@@ -14,11 +14,14 @@
 
 // The daemon's head and its decisions.
 pub mod admit;
+pub mod asker;
 pub mod backstop;
 pub mod derive;
+pub mod history;
 pub mod machine;
 pub mod names;
 pub mod node;
+pub mod pstore;
 pub mod records;
 pub mod refusal;
 
@@ -31,6 +34,7 @@ pub mod observe;
 pub mod ports;
 pub mod stage;
 pub mod stage_error;
+pub mod tally;
 pub mod uki;
 
 // Its faces to the network.

@@ -353,6 +353,7 @@ fn forgive(node: Box<Node>, root_hash: RootHash) -> Answer {
         root_hash,
         slot: None,
         message: barred.reason.clone(),
+        error: None,
     };
     Ok((
         State::Forgiving { node },

@@ -1,8 +1,12 @@
 //! How far a piece of work has got.
 
+use std::sync::{Mutex, PoisonError};
+
 use partition_layout::Version;
 use release::Release;
 use tokio::sync::watch;
+
+use crate::tally::Tally;
 
 /// A piece of work, as a job shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,18 +23,22 @@ pub struct Work {
 
 /// The hands' end: counts.
 #[derive(Debug)]
-pub struct Meter(watch::Sender<Work>);
+pub struct Meter {
+    work: watch::Sender<Work>,
+    tally: Mutex<Tally>,
+}
 
 impl Meter {
     /// Starts at nothing; the other end follows it.
     pub fn new() -> (Self, watch::Receiver<Work>) {
-        let (sender, receiver) = watch::channel(Work::default());
-        (Self(sender), receiver)
+        let (work, receiver) = watch::channel(Work::default());
+        let tally = Mutex::default();
+        (Self { work, tally }, receiver)
     }
 
     /// Names the step at work.
     pub fn phase(&self, phase: &'static str) {
-        self.0.send_if_modified(|work| {
+        self.work.send_if_modified(|work| {
             let changed = work.phase != phase;
             work.phase = phase;
             changed
@@ -39,7 +47,7 @@ impl Meter {
 
     /// Names the release that the work is about.
     pub fn name(&self, version: Option<Version>) {
-        self.0.send_modify(|work| work.version = version);
+        self.work.send_modify(|work| work.version = version);
     }
 
     /// Names the release and the size of the work: everything is fetched,
@@ -54,7 +62,7 @@ impl Meter {
 
     /// Tells the size of the work.
     pub fn expect(&self, total: u64) {
-        self.0.send_modify(|work| {
+        self.work.send_modify(|work| {
             work.total = total.max(work.done).max(1);
         });
     }
@@ -62,15 +70,26 @@ impl Meter {
     /// Counts `bytes`. The last byte is not counted before [`Meter::complete`],
     /// so that whoever sees all of them sees an armed slot too.
     pub fn add(&self, bytes: u64) {
-        self.0.send_modify(|work| {
+        self.work.send_modify(|work| {
             let most = work.total.saturating_sub(1).max(work.done);
             work.done = work.done.saturating_add(bytes).min(most);
         });
     }
 
+    /// Notes down what was done, and how long it took.
+    pub fn count(&self, note: impl FnOnce(&mut Tally)) {
+        note(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Returns what was noted down so far.
+    pub fn tally(&self) -> Tally {
+        let tally = self.tally.lock();
+        tally.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All is done, arming included.
     pub fn complete(&self) {
-        self.0.send_modify(|work| work.done = work.total);
+        self.work.send_modify(|work| work.done = work.total);
     }
 }
 

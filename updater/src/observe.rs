@@ -4,7 +4,8 @@ use std::io;
 
 use crate::derive::Observed;
 use crate::ports::{BootControl, Record, Records, Slots};
-use crate::records;
+use crate::pstore;
+use crate::records::{self, Trial};
 
 /// Why the node's state could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,12 @@ pub enum ObserveError {
 /// Reads everything that the daemon's decisions rest on.
 pub fn observe(device: &(impl Slots + BootControl + Records)) -> Result<Observed, ObserveError> {
     let entries = |source| ObserveError::Entries { source };
+    let trial: Option<Trial> = records::recall(device, Record::Trial);
+    // Only the end of a trial asks for them.
+    let dumps = match &trial {
+        Some(_) => pstore::assemble(&device.dumps()),
+        None => vec![],
+    };
     Ok(Observed {
         disk: device
             .view()
@@ -34,7 +41,9 @@ pub fn observe(device: &(impl Slots + BootControl + Records)) -> Result<Observed
             tracing::warn!(%error, "cannot tell whether this boot is decided");
             false
         }),
-        trial: records::recall(device, Record::Trial),
+        trial,
+        dumps,
+        boots: records::recall_boots(device),
         verdict: records::recall(device, Record::Verdict),
         last_rollback: records::recall(device, Record::LastRollback),
         barred: records::recall(device, Record::Barred).unwrap_or_default(),

@@ -24,6 +24,8 @@ use partition_layout::{BootEntry, RootHash, Slot, SlotContent, Version};
 use release::{Blob, Channel, Release};
 use tokio::sync::watch;
 
+use crate::pstore::DumpFile;
+
 /// A cause that another library made.
 pub type Cause = Box<dyn Error + Send + Sync + 'static>;
 
@@ -439,6 +441,9 @@ pub enum Record {
     History,
     /// The health gate's verdict; the daemon only reads it.
     Verdict,
+    /// The boots that have reached userspace; systemd-tmpfiles adds a line for
+    /// each, and the daemon shortens it.
+    Boots,
 }
 
 /// Small durable files.
@@ -462,6 +467,10 @@ pub trait Records: Send + Sync {
 
     /// Returns an id that each boot has anew.
     fn boot_id(&self) -> io::Result<String>;
+
+    /// Returns what kernels that panicked have left behind, as far as it can be
+    /// read.
+    fn dumps(&self) -> Vec<DumpFile>;
 }
 
 /// How the machine goes down.

@@ -5,6 +5,7 @@
 //! parsed is reported and taken for absent, so that a damaged one cannot stop
 //! updates. Nothing is written over one that could not be *read*.
 
+use std::fmt;
 use std::io;
 
 use jiff::Timestamp;
@@ -12,14 +13,17 @@ use partition_layout::{RootHash, Slot, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::history;
+pub use crate::history::{Happened, HistoryLine};
 use crate::node::Way;
 use crate::ports::{Record, Records};
 use crate::refusal::Chain;
 
-/// How many history lines are kept.
-const HISTORY_LINES: usize = 256;
 /// How many failed images are remembered; the oldest is forgotten first.
 const BARRED_IMAGES: usize = 64;
+/// How many boots are kept of those that reached userspace; the trials of one
+/// release are ten at most.
+const BOOTS: usize = 32;
 /// How many journal lines a rollback keeps, and how long each may be: what a
 /// person reads, in a file that fits a page or two.
 const ROLLBACK_LINES: usize = 20;
@@ -40,6 +44,9 @@ pub struct Trial {
     /// verdict is not taken for this trial's.
     #[serde(default)]
     pub older_verdict: Option<String>,
+    /// The dumps of panics that were lying there.
+    #[serde(default)]
+    pub older_dumps: Vec<String>,
 }
 
 /// Why the node left a trial.
@@ -54,8 +61,11 @@ pub struct Rollback {
     #[serde(default)]
     pub unit: String,
     pub reason: String,
+    /// Why the kernel panicked, if it did, in its own words.
+    #[serde(default)]
+    pub panic: String,
     pub when: Timestamp,
-    /// The last lines of the journal.
+    /// The last lines of the journal, or of the log of a kernel that panicked.
     #[serde(default)]
     pub lines: Vec<String>,
     /// How often the release was tried.
@@ -78,45 +88,32 @@ pub struct Barred {
     pub when: Timestamp,
 }
 
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryLine {
-    pub when: Timestamp,
-    pub event: Happened,
-    pub version: Option<Version>,
-    pub root_hash: Option<RootHash>,
-    pub slot: Option<Slot>,
-    #[serde(default)]
-    pub message: String,
+/// A boot that has reached userspace, as systemd-tmpfiles wrote it down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// Without dashes, as systemd writes it.
+    id: String,
+    pub version: Version,
 }
 
-/// What a history line is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Happened {
-    Staged,
-    StageFailed,
-    StageCancelled,
-    RollbackRequested,
-    Good,
-    Bad,
-    RolledBack,
-    Forgiven,
+impl Boot {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let (id, version) = line.split_once(' ')?;
+        Some(Self {
+            id: id.to_owned(),
+            version: Version::parse(version).ok()?,
+        })
+    }
+
+    /// Returns whether it is the boot with the id `id`, as the kernel writes it.
+    pub fn is(&self, id: &str) -> bool {
+        self.id == id.replace('-', "")
+    }
 }
 
-impl Happened {
-    /// Returns the word on the bus and in the file.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Staged => "staged",
-            Self::StageFailed => "stage-failed",
-            Self::StageCancelled => "stage-cancelled",
-            Self::RollbackRequested => "rollback-requested",
-            Self::Good => "good",
-            Self::Bad => "bad",
-            Self::RolledBack => "rolled-back",
-            Self::Forgiven => "forgiven",
-        }
+impl fmt::Display for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.id, self.version)
     }
 }
 
@@ -168,7 +165,7 @@ pub fn recall<T: DeserializeOwned>(records: &impl Records, record: Record) -> Op
 
 /// Reads the history as [`recall`] does, oldest first.
 pub fn recall_history(records: &impl Records) -> Vec<HistoryLine> {
-    read_history(records).unwrap_or_else(|error| {
+    history::read(records).unwrap_or_else(|error| {
         forgotten(&error);
         vec![]
     })
@@ -198,19 +195,6 @@ fn read<T: DeserializeOwned>(
     }
 }
 
-/// Reads the history, oldest first; lines that make no sense are left out.
-fn read_history(records: &impl Records) -> Result<Vec<HistoryLine>, RecordError> {
-    let record = Record::History;
-    let bytes = records
-        .read(record)
-        .map_err(|source| RecordError::Read { record, source })?;
-    let bytes = bytes.unwrap_or_default();
-    Ok(bytes
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect())
-}
-
 /// Writes a record. On return it has reached the disk.
 pub fn write(
     records: &impl Records,
@@ -230,22 +214,32 @@ pub fn remove(records: &impl Records, record: Record) -> Result<(), RecordError>
         .map_err(|source| RecordError::Remove { record, source })
 }
 
-/// Adds a line to the history.
-pub fn remember(records: &impl Records, line: &HistoryLine) -> Result<(), RecordError> {
-    let record = Record::History;
-    let mut lines = read_history(records)?;
-    lines.push(line.clone());
-    let old = lines.len().saturating_sub(HISTORY_LINES);
-    let mut bytes = Vec::new();
-    for line in lines.iter().skip(old) {
-        serde_json::to_writer(&mut bytes, line).map_err(|error| RecordError::Write {
-            record,
-            source: error.into(),
-        })?;
-        bytes.push(b'\n');
+/// Reads which boots have reached userspace, oldest first.
+pub fn recall_boots(records: &impl Records) -> Vec<Boot> {
+    let record = Record::Boots;
+    let bytes = records.read(record).unwrap_or_else(|source| {
+        forgotten(&RecordError::Read { record, source });
+        None
+    });
+    let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
+    text.lines().filter_map(Boot::parse).collect()
+}
+
+/// Forgets all but the last boots that have reached userspace.
+pub fn trim_boots(records: &impl Records) -> Result<(), RecordError> {
+    let boots = recall_boots(records);
+    if boots.len() <= 2 * BOOTS {
+        return Ok(());
     }
+    let old = boots.len().saturating_sub(BOOTS);
+    let text: String = boots
+        .iter()
+        .skip(old)
+        .map(|boot| format!("{boot}\n"))
+        .collect();
+    let record = Record::Boots;
     records
-        .replace(record, &bytes)
+        .replace(record, text.as_bytes())
         .map_err(|source| RecordError::Write { record, source })
 }
 
@@ -279,16 +273,17 @@ pub fn trim_lines(lines: &[String]) -> Vec<String> {
     lines
         .iter()
         .skip(old)
-        .map(|line| cut(line).to_owned())
+        .map(|line| cut(line, ROLLBACK_LINE_BYTES).to_owned())
         .collect()
 }
 
-fn cut(line: &str) -> &str {
-    let mut end = line.len().min(ROLLBACK_LINE_BYTES);
-    while !line.is_char_boundary(end) {
+/// Returns the beginning of `text`: at most `bytes`, and whole characters.
+pub(crate) fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    line.get(..end).unwrap_or(line)
+    text.get(..end).unwrap_or(text)
 }
 
 #[cfg(test)]

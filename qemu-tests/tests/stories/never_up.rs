@@ -16,6 +16,8 @@ struct Fall {
     tries: u32,
     /// Waits for one attempt to fail, from the moment it is booted.
     seconds: u64,
+    /// Part of what the kernel said in its last moment; empty if it had none.
+    last_words: &'static str,
 }
 
 async fn fall_and_return(
@@ -69,6 +71,11 @@ async fn fall_and_return(
         !rollback.reason.is_empty(),
         "no reason was kept: {rollback:?}"
     );
+    let words = fall.last_words;
+    ensure!(
+        rollback.panic.contains(words) && rollback.panic.is_empty() == words.is_empty(),
+        "the kernel's last words were {words:?}: {rollback:?}"
+    );
     let machine = node.shut_down().await?;
     expect_disk(&machine, Some(&one), None, &[&one.good_entry()])
 }
@@ -80,6 +87,7 @@ async fn a_kernel_that_panics_spends_its_tries_and_the_old_slot_runs() -> Result
             image: "panic",
             tries: 2,
             seconds: BOOT_SECONDS,
+            last_words: "Attempted to kill init",
         };
         fall_and_return(story, fall, async |node, deadline| {
             // `panic=10` leaves the message standing until the reset.
@@ -101,6 +109,7 @@ async fn a_hang_is_bitten_by_the_watchdog_and_the_old_slot_runs() -> Result<()> 
             image: "hang",
             tries: 1,
             seconds: BOOT_SECONDS,
+            last_words: "",
         };
         fall_and_return(story, fall, async |node, deadline| {
             let mark = node.qmp().mark();

@@ -1,6 +1,8 @@
 //! What the updater says, as plain data: read from the bus, printed as JSON,
 //! or rendered for people by [`super::text`].
 
+use std::collections::{BTreeMap, HashMap};
+
 use jiff::Timestamp;
 use serde::Serialize;
 use zbus::OwnedVariant;
@@ -37,6 +39,7 @@ pub(super) struct LastRollback {
     pub(super) check: Option<String>,
     pub(super) unit: Option<String>,
     pub(super) reason: String,
+    pub(super) panic: Option<String>,
     pub(super) when: Option<Timestamp>,
     pub(super) lines: Vec<String>,
     pub(super) tries: u64,
@@ -88,6 +91,15 @@ pub(super) struct Entry {
     pub(super) root_hash: Option<String>,
     pub(super) slot: Option<String>,
     pub(super) message: Option<String>,
+    pub(super) error: Option<String>,
+    /// `caller`, `policy` or `updater`.
+    pub(super) who: Option<String>,
+    pub(super) uid: Option<u64>,
+    pub(super) unit: Option<String>,
+    /// By source.
+    pub(super) bytes: BTreeMap<String, u64>,
+    /// By phase.
+    pub(super) millis: BTreeMap<String, u64>,
 }
 
 impl Status {
@@ -121,6 +133,7 @@ impl LastRollback {
             check: fields.some_text("check"),
             unit: fields.some_text("unit"),
             reason: fields.text("reason"),
+            panic: fields.some_text("panic"),
             when: fields.time("when"),
             lines: fields.texts("lines"),
             tries: fields.number("tries"),
@@ -186,6 +199,12 @@ impl Entry {
             root_hash: fields.some_text("root_hash"),
             slot: fields.some_text("slot"),
             message: fields.some_text("message"),
+            error: fields.some_text("error"),
+            who: fields.some_text("who"),
+            uid: fields.value("uid").map(|_| fields.number("uid")),
+            unit: fields.some_text("unit"),
+            bytes: fields.numbers("bytes"),
+            millis: fields.numbers("millis"),
         }
     }
 }
@@ -232,6 +251,12 @@ trait Fields {
         self.value(name)
             .and_then(|value| value.try_into().ok())
             .unwrap_or_default()
+    }
+
+    fn numbers(&self, name: &str) -> BTreeMap<String, u64> {
+        let numbers: Option<HashMap<String, u64>> =
+            self.value(name).and_then(|value| value.try_into().ok());
+        numbers.unwrap_or_default().into_iter().collect()
     }
 
     fn error(&self, name: &str) -> Option<NamedError> {

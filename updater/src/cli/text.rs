@@ -212,17 +212,48 @@ pub(super) fn history(entries: &[Entry]) -> String {
         return "nothing has happened yet\n".to_owned();
     }
     table(
-        ["WHEN", "EVENT", "VERSION", "SLOT", ""],
+        ["WHEN", "EVENT", "VERSION", "SLOT", "BY", ""],
         entries.iter().map(|entry| {
             [
                 entry.when.map_or_else(|| "-".to_owned(), time),
                 entry.event.clone(),
                 or_dash(entry.version.as_deref()),
                 or_dash(entry.slot.as_deref()),
-                entry.message.clone().unwrap_or_default(),
+                by(entry),
+                what_of(entry),
             ]
         }),
     )
+}
+
+fn by(entry: &Entry) -> String {
+    match (&entry.who, &entry.unit, entry.uid) {
+        (_, Some(unit), _) => unit.clone(),
+        (_, None, Some(uid)) => format!("uid {uid}"),
+        (who, None, None) => or_dash(who.as_deref()),
+    }
+}
+
+/// Returns what was said about it, and what it took.
+fn what_of(entry: &Entry) -> String {
+    let mut parts: Vec<String> = entry.message.iter().cloned().collect();
+    for (source, word) in [
+        ("fetched", "fetched"),
+        ("copied", "copied"),
+        ("kept", "already there"),
+    ] {
+        if let Some(bytes) = entry.bytes.get(source) {
+            parts.push(format!("{} {word}", mebibytes(*bytes)));
+        }
+    }
+    let millis = entry
+        .millis
+        .values()
+        .fold(0, |sum: u64, it| sum.saturating_add(*it));
+    if millis > 0 {
+        parts.push(format!("{} s", millis.div_ceil(1000)));
+    }
+    parts.join(", ")
 }
 
 fn or_dash(text: Option<&str>) -> String {

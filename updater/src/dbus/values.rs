@@ -5,7 +5,9 @@ use partition_layout::Slot;
 use zbus::{ObjectPath, Variant};
 
 use super::job_object::job_path;
+use crate::asker::Asker;
 use crate::driver::View;
+use crate::history::HistoryLine;
 use crate::node::{Node, SlotStatus};
 
 /// `a{sv}`.
@@ -88,6 +90,7 @@ pub(super) fn last_rollback(view: &View) -> Dictionary {
         ("check", rollback.check.clone().into()),
         ("unit", rollback.unit.clone().into()),
         ("reason", rollback.reason.clone().into()),
+        ("panic", rollback.panic.clone().into()),
         ("when", micros(rollback.when).into()),
         ("lines", rollback.lines.clone().into()),
         ("tries", rollback.tries.into()),
@@ -187,36 +190,49 @@ pub(super) fn history(node: &Node, limit: u32) -> Vec<Dictionary> {
         0 => usize::MAX,
         limit => usize::try_from(limit).unwrap_or(usize::MAX),
     };
-    let line = |line: &crate::records::HistoryLine| {
-        HashMap::from([
-            ("when", micros(line.when).into()),
-            ("event", line.event.as_str().into()),
-            (
-                "version",
-                line.version
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default()
-                    .into(),
-            ),
-            (
-                "root_hash",
-                line.root_hash
-                    .map(|hash| hash.to_string())
-                    .unwrap_or_default()
-                    .into(),
-            ),
-            (
-                "slot",
-                line.slot
-                    .map(|slot| slot.to_string())
-                    .unwrap_or_default()
-                    .into(),
-            ),
-            ("message", line.message.clone().into()),
-        ])
-    };
-    node.history.iter().rev().take(limit).map(line).collect()
+    node.history
+        .iter()
+        .rev()
+        .take(limit)
+        .map(history_line)
+        .collect()
+}
+
+fn history_line(line: &HistoryLine) -> Dictionary {
+    fn text(value: Option<impl ToString>) -> Variant<'static> {
+        value
+            .map(|value| value.to_string())
+            .unwrap_or_default()
+            .into()
+    }
+    let mut fields = HashMap::from([
+        ("when", micros(line.when).into()),
+        ("event", line.event.as_str().into()),
+        ("version", text(line.version.as_ref())),
+        ("root_hash", text(line.root_hash)),
+        ("slot", text(line.slot)),
+        ("message", line.message.clone().into()),
+        ("error", text(line.error.as_ref())),
+        ("who", text(line.by.as_ref().map(Asker::as_str))),
+    ]);
+    if let Some(Asker::Caller { uid, unit }) = &line.by {
+        fields.insert("unit", text(unit.as_ref()));
+        if let Some(uid) = uid {
+            fields.insert("uid", (*uid).into());
+        }
+    }
+    let bytes = line
+        .cost
+        .bytes()
+        .into_iter()
+        .filter(|(_, bytes)| *bytes > 0);
+    let bytes: HashMap<String, u64> = bytes
+        .map(|(kind, bytes)| (kind.to_owned(), bytes))
+        .collect();
+    fields.insert("bytes", bytes.into());
+    let millis: HashMap<String, u64> = line.cost.millis.clone().into_iter().collect();
+    fields.insert("millis", millis.into());
+    fields
 }
 
 /// Times on the bus: microseconds since 1970. A clock before that reads 0.

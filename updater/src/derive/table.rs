@@ -5,6 +5,7 @@ use partition_layout::Slot;
 
 use super::*;
 use crate::machine::rest;
+use crate::pstore;
 
 const BOOTED: Slot = Slot::A;
 const SPARE: Slot = Slot::B;
@@ -49,6 +50,8 @@ fn seen(entries: &[&str]) -> Observed {
         boot_id: "now".to_owned(),
         settled: false,
         trial: None,
+        dumps: vec![],
+        boots: vec![],
         verdict: None,
         last_rollback: None,
         barred: vec![],
@@ -71,6 +74,7 @@ fn trial(slot: Slot, boot_id: &str, way: Way) -> Trial {
         tries: 3,
         way,
         older_verdict: Some("long ago".to_owned()),
+        older_dumps: vec![],
     }
 }
 
@@ -93,6 +97,7 @@ fn told(armed_at: i64) -> Rollback {
         check: String::new(),
         unit: String::new(),
         reason: "told".to_owned(),
+        panic: String::new(),
         when: when(200),
         lines: vec![],
         tries: 1,
@@ -280,6 +285,92 @@ fn why_a_trial_was_left_is_told_from_what_it_left_behind() {
             ),
             None => assert_eq!(reason, None, "{context}"),
         }
+    }
+}
+
+/// Release 3 was started once or more, and release 2 runs again.
+fn left_in_silence(entry: &str, way: Way) -> Observed {
+    let mut seen = seen(&["2", entry]);
+    seen.trial = Some(trial(SPARE, "old", way));
+    seen
+}
+
+fn panic_of_release_3() -> Vec<Dump> {
+    let text = format!(
+        "Panic#1 Part1\n<6>[    1.1] slot B is opened as dm-0 with root hash {}\n\
+         <0>[    2.2] Kernel panic - not syncing: Attempted to kill init!\n",
+        hash(3)
+    );
+    pstore::assemble(&[pstore::DumpFile {
+        name: "dmesg-efi_pstore-20001001".to_owned(),
+        content: text.into_bytes(),
+    }])
+}
+
+fn complaint_of(seen: &Observed) -> Complaint {
+    let effects = settle(seen, &derive(seen));
+    let blamed = effects.into_iter().find_map(|effect| {
+        if let Effect::RecordRollback(blame) = effect {
+            Some(blame.complaint)
+        } else {
+            None
+        }
+    });
+    blamed.expect("it was left")
+}
+
+#[test]
+fn a_trial_that_panicked_is_told_with_the_kernels_words() {
+    let mut seen = left_in_silence("3+0-2", Way::Order);
+    seen.dumps = panic_of_release_3();
+    let complaint = complaint_of(&seen);
+    assert_eq!(complaint.panic, "Attempted to kill init!");
+    assert_eq!(
+        complaint.reason,
+        "it was started 2 times, and the kernel panicked: Attempted to kill init!"
+    );
+    let [line] = &complaint.lines[..] else {
+        panic!("{complaint:?}")
+    };
+    assert!(line.contains("Kernel panic"), "{line}");
+    // What was lying there when it was armed was another's.
+    seen.trial.as_mut().unwrap().older_dumps = seen.dumps.iter().map(Dump::id).collect();
+    assert_eq!(complaint_of(&seen).panic, "");
+}
+
+#[test]
+fn a_release_that_panicked_in_its_one_start_is_no_victim_of_a_power_cut() {
+    let mut seen = left_in_silence("3+1-1", Way::OneShot);
+    let bars = |seen: &Observed| {
+        let effects = settle(seen, &derive(seen));
+        effects.iter().any(|it| matches!(it, Effect::Bar { .. }))
+    };
+    assert!(!bars(&seen));
+    seen.dumps = panic_of_release_3();
+    assert!(bars(&seen));
+}
+
+#[test]
+fn a_trial_without_a_word_is_told_by_how_far_it_got() {
+    let arming = "01d 2";
+    for (boots, expected) in [
+        (&[arming, "f00 3"] as &[&str], "reached userspace, and"),
+        (&[arming], "never reached userspace"),
+        // This boot, and one of the old release in between.
+        (&[arming, "f01 2", "40c 2"], "never reached userspace"),
+        // An earlier trial of the same release.
+        (&["f00 3", arming], "never reached userspace"),
+        // The list was lost, or begins later.
+        (&[], "no verdict was recorded"),
+        (&["f00 3"], "no verdict was recorded"),
+    ] {
+        let mut seen = left_in_silence("3+0-3", Way::Order);
+        seen.trial.as_mut().unwrap().boot_id = "0-1d".to_owned();
+        seen.boot_id = "4-0c".to_owned();
+        seen.boots = boots.iter().filter_map(|line| Boot::parse(line)).collect();
+        let reason = complaint_of(&seen).reason;
+        assert!(reason.starts_with("it was started 3 times; "), "{reason}");
+        assert!(reason.contains(expected), "{boots:?}: {reason}");
     }
 }
 

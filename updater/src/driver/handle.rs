@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::asker::Asker;
 use crate::job::Job;
 use crate::machine::Request;
 use crate::node::Node;
@@ -48,8 +49,15 @@ pub(super) type Reply = oneshot::Sender<Result<Accepted, RequestError>>;
 
 #[derive(Debug)]
 pub(super) enum Call {
-    Ask { request: Request, reply: Reply },
-    CancelJob { id: u64, reply: Reply },
+    Ask {
+        request: Request,
+        asker: Asker,
+        reply: Reply,
+    },
+    CancelJob {
+        id: u64,
+        reply: Reply,
+    },
     GoDown,
 }
 
@@ -61,11 +69,25 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Puts a request to the head. Completes when it was refused, when a job
-    /// was begun, or, for what is no job, when it is done.
+    /// Puts a request of the daemon's own to the head. Completes when it was
+    /// refused, when a job was begun, or, for what is no job, when it is done.
     pub async fn request(&self, request: Request) -> Result<Accepted, RequestError> {
+        self.request_by(Asker::Updater, request).await
+    }
+
+    /// Puts somebody's request to the head.
+    pub async fn request_by(
+        &self,
+        asker: Asker,
+        request: Request,
+    ) -> Result<Accepted, RequestError> {
         let (reply, answer) = oneshot::channel();
-        self.call(Call::Ask { request, reply }, answer).await
+        let ask = Call::Ask {
+            request,
+            asker,
+            reply,
+        };
+        self.call(ask, answer).await
     }
 
     /// Asks a job to stop.

@@ -8,6 +8,7 @@ mod durable;
 mod esp;
 mod names;
 mod power;
+mod pstore;
 mod records;
 mod sysfs;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use self::sysfs::FindDiskError;
 use self::sysfs::RootDevice;
 use self::variables::Variables;
 use crate::ports::{BootControl, Console, DiskView, Part, Power, Record, Records, Restart, Slots};
+use crate::pstore::DumpFile;
 
 /// Where the real node's parts lie.
 #[derive(Debug, Clone)]
@@ -48,6 +50,8 @@ pub struct Paths {
     pub state: PathBuf,
     pub settled: PathBuf,
     pub console: PathBuf,
+    /// Where dumps of kernels that panicked lie.
+    pub dumps: Vec<PathBuf>,
 }
 
 impl Default for Paths {
@@ -64,6 +68,7 @@ impl Default for Paths {
             state: "/var/lib/bistable".into(),
             settled: "/run/bistable/settled".into(),
             console: "/dev/console".into(),
+            dumps: vec!["/sys/fs/pstore".into(), "/var/lib/systemd/pstore".into()],
         }
     }
 }
@@ -77,6 +82,7 @@ pub struct ThisNode {
     records: RecordFolder,
     switch: Switch,
     console: PathBuf,
+    dumps: Vec<PathBuf>,
 }
 
 impl ThisNode {
@@ -89,6 +95,7 @@ impl ThisNode {
             records: RecordFolder::new(&paths),
             switch: Switch::new(bus),
             console: paths.console.clone(),
+            dumps: paths.dumps.clone(),
             disk: Disk::new(device, paths),
         })
     }
@@ -218,6 +225,10 @@ impl Records for ThisNode {
 
     fn boot_id(&self) -> io::Result<String> {
         self.records.boot_id()
+    }
+
+    fn dumps(&self) -> Vec<DumpFile> {
+        pstore::read(&self.dumps)
     }
 }
 

@@ -2,6 +2,7 @@ use partition_layout::{BootEntry, RootHash, Slot, Version};
 use release::Release;
 
 use super::words::{Complaint, Outcome};
+use crate::names::ErrorName;
 use crate::node::Way;
 use crate::ports::Restart;
 use crate::records::Happened;
@@ -141,6 +142,8 @@ pub struct Note {
     pub root_hash: RootHash,
     pub slot: Option<Slot>,
     pub message: String,
+    /// The name of the error, if it is one.
+    pub error: Option<ErrorName>,
 }
 
 impl Effect {

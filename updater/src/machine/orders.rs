@@ -47,6 +47,7 @@ pub(crate) fn blessed(node: &Node) -> Vec<Effect> {
         root_hash,
         slot,
         message: String::new(),
+        error: None,
     };
     let mut effects = vec![
         Effect::RaiseFloor { version },
@@ -116,6 +117,7 @@ pub(super) fn condemn(node: &Node, complaint: Complaint) -> Vec<Effect> {
         root_hash,
         slot,
         message: reason,
+        error: None,
     }));
     effects
 }
@@ -178,6 +180,7 @@ pub(super) fn stage(node: &Node, release: Release, tries: u32, way: Way) -> Vec<
             root_hash,
             slot: Some(spare),
             message: String::new(),
+            error: None,
         }),
     ]
 }
@@ -198,9 +201,12 @@ pub(super) fn clear_stage(
         });
     }
     effects.push(Effect::ForgetTrial);
-    let (event, message) = match outcome {
-        Outcome::Cancelled => (Happened::StageCancelled, String::new()),
-        Outcome::Failed(failure) => (Happened::StageFailed, failure.message.clone()),
+    let (event, message, error) = match outcome {
+        Outcome::Cancelled => (Happened::StageCancelled, String::new(), None),
+        Outcome::Failed(failure) => {
+            let message = failure.message.clone();
+            (Happened::StageFailed, message, Some(failure.name))
+        }
         Outcome::Done => return effects,
     };
     let slot = Some(node.spare.slot);
@@ -210,6 +216,7 @@ pub(super) fn clear_stage(
         root_hash,
         slot,
         message,
+        error,
     }));
     effects
 }
@@ -239,6 +246,7 @@ pub(super) fn rearm(target: &Target, way: Way, reason: String) -> Vec<Effect> {
             root_hash,
             slot: Some(spare),
             message: reason,
+            error: None,
         }),
     ]
 }

@@ -116,6 +116,8 @@ pub struct Complaint {
     pub reason: String,
     pub check: String,
     pub unit: String,
+    /// Why the kernel panicked, if it did.
+    pub panic: String,
     pub lines: Vec<String>,
 }
 

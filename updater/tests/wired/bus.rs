@@ -244,6 +244,7 @@ async fn a_release_is_staged_over_the_bus_with_progress_that_only_grows() {
     assert_eq!(u32::try_from(&slots[1]["tries_left"]).unwrap(), 3);
     let history = manager.history(0).await.unwrap();
     assert_eq!(text(&history[0], "event"), "staged");
+    assert_eq!(text(&history[0], "who"), "caller");
     stand.stop().await;
 }
 

@@ -15,6 +15,7 @@ use partition_layout::{
 use updater::ports::{
     BootControl, Clock, Console, DiskView, Part, Power, Record, Records, Restart, SlotOnDisk, Slots,
 };
+use updater::pstore::DumpFile;
 
 use super::esp::FakeEsp;
 
@@ -75,6 +76,8 @@ struct World {
     esp: FakeEsp,
     esp_room: u64,
     records: BTreeMap<&'static str, Vec<u8>>,
+    /// What kernels that panicked have left in the firmware.
+    dumps: Vec<DumpFile>,
     records_full: bool,
     one_shot: Option<String>,
     has_variables: bool,
@@ -116,6 +119,7 @@ fn record_name(record: Record) -> &'static str {
         Record::Floor => "floor",
         Record::History => "history",
         Record::Verdict => "verdict",
+        Record::Boots => "boots",
     }
 }
 
@@ -151,6 +155,7 @@ impl FakeNode {
             esp: FakeEsp::with(entry.file_name(), image.uki.clone()),
             esp_room: 1 << 20,
             records: BTreeMap::new(),
+            dumps: vec![],
             records_full: false,
             one_shot: None,
             has_variables: true,
@@ -184,6 +189,7 @@ impl FakeNode {
             cached: world.cached.clone(),
             esp: world.esp.clone(),
             records: world.records.clone(),
+            dumps: world.dumps.clone(),
             one_shot: world.one_shot.clone(),
             booted_version: world.booted_version.clone(),
             kinds: world.kinds.clone(),
@@ -285,6 +291,16 @@ impl FakeNode {
         let world = self.world();
         let bytes = world.records.get(record_name(record))?;
         Some(String::from_utf8(bytes.clone()).unwrap())
+    }
+
+    /// Leaves what a kernel that panics leaves in the firmware.
+    pub(crate) fn leave_dump(&self, text: &str) {
+        let mut world = self.world();
+        let id = (1_800_000_000 + world.dumps.len()) * 100_000 + 1001;
+        world.dumps.push(DumpFile {
+            name: format!("dmesg-efi_pstore-{id}"),
+            content: format!("Panic#1 Part1\n{text}").into_bytes(),
+        });
     }
 
     pub(crate) fn boot_id_now(&self) -> String {
@@ -691,6 +707,10 @@ impl Records for FakeNode {
             true => Err(io::Error::other("no power")),
             false => Ok(format!("boot-{}", world.boot)),
         }
+    }
+
+    fn dumps(&self) -> Vec<DumpFile> {
+        self.world().dumps.clone()
     }
 }
 

@@ -88,5 +88,6 @@ pub(crate) fn bad(reason: &str) -> Request {
         check: "containerd".to_owned(),
         unit: "containerd.service".to_owned(),
         lines: vec!["it died".to_owned()],
+        panic: String::new(),
     })
 }

@@ -7,13 +7,14 @@ use super::gate::bad;
 use super::network::version;
 use super::stages::Stand;
 
-const RECORDS: [(Record, &str); 6] = [
+const RECORDS: [(Record, &str); 7] = [
     (Record::Trial, "trial"),
     (Record::LastRollback, "last-rollback"),
     (Record::Barred, "barred"),
     (Record::Floor, "floor"),
     (Record::History, "history"),
     (Record::Verdict, "verdict"),
+    (Record::Boots, "boots"),
 ];
 
 /// A node that runs release 2 and remembers that 3 has failed.
@@ -105,7 +106,11 @@ async fn what_could_not_be_read_is_not_written_over_and_what_was_missed_is_made_
             Record::Floor => assert_eq!(node.floor, Some(version("3"))),
             // That it has proved itself was not written: it takes an operator's word.
             Record::Barred => assert_eq!(node.barred.len(), 1),
-            Record::History | Record::Trial | Record::LastRollback | Record::Verdict => {
+            Record::History
+            | Record::Trial
+            | Record::LastRollback
+            | Record::Verdict
+            | Record::Boots => {
                 let last = node.history.last().unwrap();
                 assert_eq!(
                     (last.event.as_str(), &last.version),

@@ -607,6 +607,35 @@ async fn a_rollback_asked_for_on_a_trial_ends_it_and_waits_for_the_reboot() {
 }
 
 #[tokio::test]
+async fn a_release_whose_kernel_panics_is_left_with_the_kernels_own_words() {
+    let stand = Stand::new();
+    let text = format!(
+        "<6>[    1.5] slot B is opened as dm-0 with root hash {}\n\
+         <0>[    2.5] Kernel panic - not syncing: Attempted to kill init!\n",
+        stand.two.0.root_hash
+    );
+    // One of long ago, of the same image.
+    stand.node.leave_dump(&text);
+    let daemon = stand.daemon().await;
+    assert_eq!(daemon.stage("2").await, Outcome::Done);
+    daemon.stop().await;
+    stand.node.start_and_hang(&stand.images());
+    stand.node.start_and_hang(&stand.images());
+    let hung = stand.node.twin();
+    stand.node.start_and_hang(&stand.images());
+    stand.node.leave_dump(&text);
+    hung.start_and_hang(&stand.images());
+    for (node, panic) in [(stand.node.clone(), "Attempted to kill init!"), (hung, "")] {
+        assert_eq!(node.power_cycle(&stand.images()).1, version("1"));
+        let daemon = Daemon::start(&node, &stand.repository).await;
+        let rollback = daemon.handle.view().node.last_rollback.clone().unwrap();
+        assert_eq!((rollback.panic.as_str(), rollback.tries), (panic, 3));
+        assert!(rollback.reason.starts_with("it was started 3 times"));
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_record_does_not_stop_the_daemon() {
     let stand = Stand::new();
     for record in [
@@ -616,6 +645,7 @@ async fn a_damaged_record_does_not_stop_the_daemon() {
         Record::Floor,
         Record::History,
         Record::Verdict,
+        Record::Boots,
     ] {
         stand.node.put_record(record, "{\"boot_id\": \u{0}");
     }

@@ -2,11 +2,17 @@
 
 use std::sync::{Arc, Mutex};
 
+use updater::asker::Asker;
+use updater::cli::bus::ManagerProxy;
+use updater::dbus;
 use updater::host::Switch;
-use updater::ports::{Power, Restart};
+use updater::ports::{Power, Record, Restart};
 use zbus::{ObjectPath, interface};
 
 use super::bus::PrivateBus;
+use super::fake::FakeNode;
+use super::gate::Daemon;
+use super::network::{FakeRepository, image};
 
 /// The two methods of systemd's manager that reboot a machine.
 struct Systemd(Arc<Mutex<Vec<String>>>);
@@ -51,6 +57,63 @@ async fn a_reboot_in_order_stops_services_and_one_at_once_does_not_wait_for_them
         assert_eq!(asked.lock().unwrap().pop().as_deref(), Some(expected));
     }
     drop(systemd);
+}
+
+/// The method of systemd's manager that knows a process's unit.
+struct Units;
+
+#[interface(name = "org.freedesktop.systemd1.Manager")]
+impl Units {
+    #[zbus(name = "GetUnitByPIDFD")]
+    fn unit_of(&self, process: zbus::OwnedFd) -> (ObjectPath<'static>, String, Vec<u8>) {
+        drop(process);
+        let path = "/org/freedesktop/systemd1/unit/fleet_2eservice";
+        let path = ObjectPath::from_static_str_unchecked(path);
+        (path, "fleet.service".to_owned(), vec![])
+    }
+}
+
+#[tokio::test]
+async fn the_history_names_the_callers_user_and_unit_as_far_as_they_are_known() {
+    let image = image("1", 1, 300);
+    let node = FakeNode::running(&image.1);
+    let barred = |hash: &str| {
+        format!(
+            r#"{{"root_hash":"{hash}","version":"2","reason":"","when":"2026-05-02T12:00:00Z"}}"#
+        )
+    };
+    let hashes = ["5a", "a5"].map(|byte| byte.repeat(32));
+    let list = hashes.each_ref().map(|hash| barred(hash)).join(",");
+    node.put_record(Record::Barred, &format!("[{list}]"));
+    let bus = PrivateBus::start();
+    let daemon = Daemon::start(&node, &FakeRepository::with(&[&image])).await;
+    let server = bus.connect().await;
+    let manager = dbus::Manager::new(daemon.handle.clone(), 3);
+    let objects = server.object_server();
+    objects.at(dbus::MANAGER_PATH, manager).await.unwrap();
+    server.request_name(dbus::BUS_NAME).await.unwrap();
+    let client = bus.connect().await;
+    let manager = ManagerProxy::new(&client).await.unwrap();
+    for (hash, unit) in hashes.iter().zip([None, Some("fleet.service")]) {
+        let systemd = bus.connect().await;
+        if unit.is_some() {
+            let objects = systemd.object_server();
+            objects
+                .at("/org/freedesktop/systemd1", Units)
+                .await
+                .unwrap();
+            systemd
+                .request_name("org.freedesktop.systemd1")
+                .await
+                .unwrap();
+        }
+        manager.forgive(hash).await.unwrap();
+        let line = daemon.handle.view().node.history.last().cloned().unwrap();
+        let uid = Some(rustix::process::getuid().as_raw());
+        let unit = unit.map(str::to_owned);
+        assert_eq!(line.by, Some(Asker::Caller { uid, unit }));
+    }
+    daemon.stop().await;
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::super::model::NamedError;
 use super::*;
 
@@ -54,6 +56,7 @@ fn a_node_after_a_rollback_tells_which_check_and_unit_and_shows_the_last_lines()
             check: Some("containerd".to_owned()),
             unit: Some("containerd.service".to_owned()),
             reason: "containerd.service is failed".to_owned(),
+            panic: None,
             when: at("2026-05-02T11:00:00Z"),
             lines: vec!["exit status 1".to_owned(), "Failed with result".to_owned()],
             tries: 1,
@@ -148,6 +151,27 @@ fn the_history_is_a_table_newest_first() {
         root_hash: None,
         slot: Some("B".to_owned()),
         message: Some(message.to_owned()).filter(|message| !message.is_empty()),
+        error: None,
+        who: None,
+        uid: None,
+        unit: None,
+        bytes: BTreeMap::new(),
+        millis: BTreeMap::new(),
+    };
+    let staged = Entry {
+        who: Some("caller".to_owned()),
+        uid: Some(1000),
+        bytes: [
+            ("fetched", 9_437_184),
+            ("copied", 94_371_840),
+            ("zero", 4096),
+        ]
+        .map(|(source, bytes)| (source.to_owned(), bytes))
+        .into(),
+        millis: [("tree", 700), ("root", 40_100)]
+            .map(|(phase, millis)| (phase.to_owned(), millis))
+            .into(),
+        ..entry("2026-05-02T11:00:00Z", "staged", "1.3.0", "")
     };
     let entries = [
         entry(
@@ -156,7 +180,11 @@ fn the_history_is_a_table_newest_first() {
             "1.3.0",
             "check containerd failed",
         ),
-        entry("2026-05-02T11:00:00Z", "staged", "1.3.0", ""),
+        staged,
+        Entry {
+            unit: Some("bistable-health-gate.service".to_owned()),
+            ..entry("2026-05-01T11:00:00Z", "good", "1.2.0", "")
+        },
     ];
     insta::assert_snapshot!(history(&entries));
 }

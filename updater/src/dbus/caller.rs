@@ -1,0 +1,79 @@
+//! Who calls: what the history keeps of it. It grants no rights; the bus has
+//! done that by its own rules.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::time::timeout;
+use zbus::fdo::DBusProxy;
+use zbus::message::Header;
+use zbus::{Connection, Fd, OwnedObjectPath};
+
+use crate::asker::Asker;
+
+/// The bus and systemd answer within a millisecond or so. Where one does not,
+/// the call goes on and its line in the history is shorter.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+
+/// Returns who sent the message with this header.
+pub(super) async fn caller(bus: &Connection, header: &Header<'_>) -> Asker {
+    let (uid, process) = match timeout(PATIENCE, credentials(bus, header)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the bus does not tell who calls");
+            (None, None)
+        }
+        Err(_) => (None, None),
+    };
+    let unit = match process {
+        None => None,
+        Some(process) => match timeout(PATIENCE, unit_of(bus, &process)).await {
+            Ok(Ok(unit)) => Some(unit),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "systemd does not tell the caller's unit");
+                None
+            }
+            Err(_) => None,
+        },
+    };
+    Asker::Caller { uid, unit }
+}
+
+async fn credentials(
+    bus: &Connection,
+    header: &Header<'_>,
+) -> zbus::Result<(Option<u32>, Option<OwnedFd>)> {
+    let Some(sender) = header.sender() else {
+        return Ok((None, None));
+    };
+    let known = DBusProxy::new(bus)
+        .await?
+        .get_connection_credentials(sender.clone().into())
+        .await?;
+    let (uid, number) = (known.unix_user_id(), known.process_id());
+    let process = known.into_process_fd().map(OwnedFd::from);
+    // Older buses only tell its number.
+    Ok((uid, process.or_else(|| open(number?))))
+}
+
+fn open(number: u32) -> Option<OwnedFd> {
+    let process = Pid::from_raw(i32::try_from(number).ok()?)?;
+    pidfd_open(process, PidfdFlags::empty()).ok()
+}
+
+/// Asks by the process itself, not by its number, which may be another's by now.
+async fn unit_of(bus: &Connection, process: &impl AsFd) -> zbus::Result<String> {
+    let process = Fd::from(process.as_fd());
+    let (name, manager) = (Some(SYSTEMD), Some(MANAGER));
+    let answer = bus
+        .call_method(name, MANAGER_PATH, manager, "GetUnitByPIDFD", &process)
+        .await?;
+    let (_path, unit, _invocation): (OwnedObjectPath, String, Vec<u8>) =
+        answer.body().deserialize()?;
+    Ok(unit)
+}

@@ -1,0 +1,288 @@
+//! What happened on this node: a line of JSON per event, in one file that only
+//! grows at its end and loses its oldest lines.
+//!
+//! Each change replaces the whole file, so that a power cut leaves the old
+//! history or the new one, and nothing has to be mended. Lines that this
+//! version does not understand are another's (a newer release's, from which
+//! the node came back): they are not shown, and not lost.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use partition_layout::{RootHash, Slot, Version};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+use crate::asker::Asker;
+use crate::ports::{Record, Records};
+use crate::records::{RecordError, cut};
+use crate::tally::Tally;
+
+/// How many lines are kept, and how many bytes: far more than a year of updates.
+const LINES: usize = 256;
+const BYTES: usize = 256 * 1024;
+/// How long a message may be: what a person reads. The journal has all of it.
+const MESSAGE_BYTES: usize = 1000;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryLine {
+    pub when: Timestamp,
+    pub event: Happened,
+    pub version: Option<Version>,
+    pub root_hash: Option<RootHash>,
+    pub slot: Option<Slot>,
+    #[serde(default)]
+    pub message: String,
+    /// `None` in lines of older versions.
+    #[serde(default)]
+    pub by: Option<Asker>,
+    /// The name of the error, if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(default, skip_serializing_if = "Cost::is_nothing")]
+    pub cost: Cost,
+}
+
+/// What a piece of work took, as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cost {
+    pub fetched: u64,
+    pub copied: u64,
+    pub kept: u64,
+    pub zero: u64,
+    pub written: u64,
+    pub read_back: u64,
+    /// Milliseconds, by phase.
+    pub millis: BTreeMap<String, u64>,
+}
+
+impl From<&Tally> for Cost {
+    fn from(tally: &Tally) -> Self {
+        let millis = tally.phases.iter().map(|(phase, time)| {
+            let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            ((*phase).to_owned(), millis)
+        });
+        Self {
+            fetched: tally.fetched,
+            copied: tally.copied,
+            kept: tally.kept,
+            zero: tally.zero,
+            written: tally.written,
+            read_back: tally.read_back,
+            millis: millis.filter(|(_, millis)| *millis > 0).collect(),
+        }
+    }
+}
+
+impl Cost {
+    /// Returns each kind of bytes with its word on the bus and in the metrics.
+    pub const fn bytes(&self) -> [(&'static str, u64); 6] {
+        [
+            ("fetched", self.fetched),
+            ("copied", self.copied),
+            ("kept", self.kept),
+            ("zero", self.zero),
+            ("written", self.written),
+            ("read_back", self.read_back),
+        ]
+    }
+
+    /// Adds what another piece of work took.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in [
+            (&mut self.fetched, other.fetched),
+            (&mut self.copied, other.copied),
+            (&mut self.kept, other.kept),
+            (&mut self.zero, other.zero),
+            (&mut self.written, other.written),
+            (&mut self.read_back, other.read_back),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+        for (phase, millis) in &other.millis {
+            let sum = self.millis.entry(phase.clone()).or_default();
+            *sum = sum.saturating_add(*millis);
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a history line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Happened {
+    Staged,
+    StageFailed,
+    StageCancelled,
+    RollbackRequested,
+    Good,
+    Bad,
+    RolledBack,
+    Forgiven,
+}
+
+impl Happened {
+    /// Everything that can happen.
+    pub const ALL: [Self; 8] = [
+        Self::Staged,
+        Self::StageFailed,
+        Self::StageCancelled,
+        Self::RollbackRequested,
+        Self::Good,
+        Self::Bad,
+        Self::RolledBack,
+        Self::Forgiven,
+    ];
+
+    /// Returns the word on the bus and in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Staged => "staged",
+            Self::StageFailed => "stage-failed",
+            Self::StageCancelled => "stage-cancelled",
+            Self::RollbackRequested => "rollback-requested",
+            Self::Good => "good",
+            Self::Bad => "bad",
+            Self::RolledBack => "rolled-back",
+            Self::Forgiven => "forgiven",
+        }
+    }
+}
+
+/// Reads the history, oldest first.
+pub(crate) fn read(records: &impl Records) -> Result<Vec<HistoryLine>, RecordError> {
+    Ok(lines(&content(records)?)
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
+}
+
+/// Adds a line. On return it has reached the disk.
+pub(crate) fn add(records: &impl Records, line: &HistoryLine) -> Result<(), RecordError> {
+    let record = Record::History;
+    let failed = |source| RecordError::Write { record, source };
+    let line = HistoryLine {
+        message: cut(&line.message, MESSAGE_BYTES).to_owned(),
+        ..line.clone()
+    };
+    let line = serde_json::to_vec(&line).map_err(|error| failed(error.into()))?;
+    let longer = with_line(&content(records)?, &line);
+    records.replace(record, &longer).map_err(failed)
+}
+
+fn content(records: &impl Records) -> Result<Vec<u8>, RecordError> {
+    let record = Record::History;
+    let bytes = records
+        .read(record)
+        .map_err(|source| RecordError::Read { record, source })?;
+    Ok(bytes.unwrap_or_default())
+}
+
+fn lines(content: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    content.split(|byte| *byte == b'\n')
+}
+
+/// Returns the newest lines of `old` that there is room for, and `line`.
+fn with_line(old: &[u8], line: &[u8]) -> Vec<u8> {
+    let mut room = BYTES.saturating_sub(line.len() + 1);
+    let mut kept: Vec<&[u8]> = lines(old)
+        .rev()
+        .filter(|line| serde_json::from_slice::<IgnoredAny>(line).is_ok())
+        .take(LINES - 1)
+        .take_while(|line| {
+            let left = room.checked_sub(line.len() + 1);
+            room = left.unwrap_or(0);
+            left.is_some()
+        })
+        .collect();
+    kept.reverse();
+    kept.push(line);
+    let mut content = kept.join(&b'\n');
+    content.push(b'\n');
+    content
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn text(content: &[u8]) -> Vec<&str> {
+        std::str::from_utf8(content).unwrap().lines().collect()
+    }
+
+    #[test]
+    fn the_oldest_lines_go_when_there_are_too_many() {
+        let mut content = Vec::new();
+        for number in 0..LINES + 10 {
+            content = with_line(&content, format!("{{\"n\":{number}}}").as_bytes());
+        }
+        let kept = text(&content);
+        assert_eq!(kept.len(), LINES);
+        assert_eq!(kept.first(), Some(&"{\"n\":10}"));
+        assert_eq!(kept.last(), Some(&"{\"n\":265}"));
+    }
+
+    #[test]
+    fn the_oldest_lines_go_when_they_are_too_long_together() {
+        let mut content = Vec::new();
+        for number in 0..100 {
+            let line = format!("{{\"n\":{number},\"text\":\"{}\"}}", "x".repeat(8000));
+            content = with_line(&content, line.as_bytes());
+            assert!(content.len() <= BYTES);
+        }
+        let kept = text(&content);
+        assert!(kept.len() > 30, "only {} lines", kept.len());
+        assert!(kept.last().unwrap().starts_with("{\"n\":99,"));
+    }
+
+    #[test]
+    fn a_line_of_another_version_stays_and_one_that_is_damaged_goes() {
+        let newer = "{\"when\":\"2027-01-01T00:00:00Z\",\"event\":\"teleported\"}";
+        let old = format!("{newer}\n\u{0}\u{0}\u{0}\n{{\"event\":\n\n");
+        let content = with_line(old.as_bytes(), b"{}");
+        assert_eq!(text(&content), [newer, "{}"]);
+    }
+
+    #[test]
+    fn a_line_of_an_older_version_is_read() {
+        let line = r#"{"when":"2026-05-02T12:00:00Z","event":"good","version":"1.2","root_hash":null,"slot":"A","message":""}"#;
+        let line: HistoryLine = serde_json::from_str(line).unwrap();
+        assert_eq!((line.event, line.by), (Happened::Good, None));
+        assert_eq!(line.cost, Cost::default());
+    }
+
+    #[test]
+    fn what_two_pieces_of_work_took_is_added_up_by_source_and_by_phase() {
+        let mut one = Tally {
+            fetched: 1,
+            written: u64::MAX,
+            ..Tally::default()
+        };
+        one.spend("root", Duration::from_millis(1500));
+        let mut two = Tally {
+            fetched: 2,
+            written: 1,
+            ..Tally::default()
+        };
+        two.spend("root", Duration::from_secs(1));
+        two.spend("tree", Duration::from_micros(7));
+        let mut sum = Cost::from(&one);
+        sum.add(&Cost::from(&two));
+        assert_eq!((sum.fetched, sum.written), (3, u64::MAX));
+        assert_eq!(sum.millis, BTreeMap::from([("root".to_owned(), 2500)]));
+    }
+
+    #[test]
+    fn the_word_in_the_file_is_the_word_on_the_bus() {
+        for event in Happened::ALL {
+            let written = serde_json::to_string(&event).unwrap();
+            assert_eq!(written, format!("\"{}\"", event.as_str()));
+        }
+    }
+}
