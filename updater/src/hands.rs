@@ -18,8 +18,8 @@ use crate::names::ErrorName;
 use crate::node::Way;
 use crate::observe::observe;
 use crate::ports::{
-    BootControl, Clock, Console, Fetch, Power, Record, Records, Releases, ReleasesError, Slots,
-    Stop,
+    BootControl, Clock, Console, DiskQueue, Fetch, Pace, Power, Record, Records, Releases,
+    ReleasesError, Slots, Stop,
 };
 use crate::pstore::{self, Dump};
 use crate::records::{self, Barred, GateVerdict, RecordError, Rollback, Trial};
@@ -47,8 +47,8 @@ pub struct Hands<D, N, C> {
 }
 
 /// Everything on the disk side in one bound.
-pub trait Device: Slots + BootControl + Records + Console + Power {}
-impl<T: Slots + BootControl + Records + Console + Power> Device for T {}
+pub trait Device: Slots + Pace + BootControl + Records + Console + Power {}
+impl<T: Slots + Pace + BootControl + Records + Console + Power> Device for T {}
 
 /// Everything on the network side in one bound.
 pub trait Network: Releases + Fetch {}
@@ -61,7 +61,9 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         let mut notes = Notes::Written;
         for effect in &order.effects {
             let begun = self.clock.since_boot();
+            self.stand(effect.disk_queue());
             let performed = self.perform(effect, &order, notes);
+            self.stand(DiskQueue::Among);
             self.time(effect, &order.meter, begun);
             match performed {
                 Ok(None) => {}
@@ -88,6 +90,13 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         };
         self.device.release();
         Report::Ended { result, node }
+    }
+
+    fn stand(&self, place: DiskQueue) {
+        if let Err(error) = self.device.stand(place) {
+            // Slower for others, no worse.
+            tracing::debug!(%error, "cannot choose a place in the disk's queue");
+        }
     }
 
     fn time(&self, effect: &Effect, meter: &Meter, begun: Duration) {

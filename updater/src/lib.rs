@@ -31,6 +31,7 @@ pub mod hands;
 pub mod host;
 pub mod meter;
 pub mod observe;
+pub mod pace;
 pub mod ports;
 pub mod stage;
 pub mod stage_error;

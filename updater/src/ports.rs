@@ -7,6 +7,7 @@
 //! ```text
 //! Slots        the spare slot's partitions and the table's labels
 //! BootControl  the boot entries on the EFI system partition
+//! Pace         how fast to go beside the machine's own work
 //! Records      small durable files under /var/lib/bistable
 //! Power        reboot
 //! Clock        what time it is
@@ -149,6 +150,20 @@ impl Stop {
                 }
             }
         }
+    }
+
+    /// Holds the thread for `time`, or until a pause or a stop is asked for.
+    pub fn rest(&self, time: Duration) {
+        let held = self
+            .turn
+            .lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .turn
+            .came
+            .wait_timeout_while(held, time, |()| *self.wish.borrow() == Wish::Run);
+        drop(waited);
     }
 
     /// Completes when the hands are asked to stop; never, if nobody can ask
@@ -372,6 +387,28 @@ pub trait Slots: Send + Sync {
     /// Labels the three partitions of `slot`, `None` meaning empty. On return
     /// the change has reached the disk.
     fn relabel(&self, slot: Slot, held: Option<(&Version, &RootHash)>) -> io::Result<()>;
+}
+
+/// Where a thread stands in the disk's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskQueue {
+    /// Among the others.
+    Among,
+    /// Behind everybody else.
+    Last,
+}
+
+/// How fast long work goes beside the machine's own.
+pub trait Pace: Send + Sync {
+    /// Tells that `bytes` more were read or written. Returns at once, or after a rest while others
+    /// wait for the disk or for memory, which is bounded; and waits out a pause.
+    ///
+    /// # Errors
+    /// When the work is asked to stop.
+    fn step(&self, bytes: u64, stop: &Stop) -> Result<(), Stopped>;
+
+    /// Takes a place in the disk's queue, for this thread and those that it starts from now on.
+    fn stand(&self, place: DiskQueue) -> io::Result<()>;
 }
 
 /// The boot entries. Every change has reached the disk on return.

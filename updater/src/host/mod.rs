@@ -6,8 +6,10 @@ mod clock;
 mod disk;
 mod durable;
 mod esp;
+mod io_class;
 mod names;
 mod power;
+mod pressure;
 mod pstore;
 mod records;
 mod sysfs;
@@ -27,11 +29,16 @@ pub use self::clock::SystemClock;
 use self::disk::Disk;
 use self::esp::{Esp, MountedEsp, Purpose};
 pub use self::power::Switch;
+pub use self::pressure::OtherGroups;
 use self::records::RecordFolder;
 pub use self::sysfs::FindDiskError;
 use self::sysfs::RootDevice;
 use self::variables::Variables;
-use crate::ports::{BootControl, Console, DiskView, Part, Power, Record, Records, Restart, Slots};
+use crate::pace::{Pacer, Rests};
+use crate::ports::{
+    BootControl, Console, DiskQueue, DiskView, Pace, Part, Power, Record, Records, Restart, Slots,
+    Stop, Stopped,
+};
 use crate::pstore::DumpFile;
 
 /// Where the real node's parts lie.
@@ -52,6 +59,9 @@ pub struct Paths {
     pub console: PathBuf,
     /// Where dumps of kernels that panicked lie.
     pub dumps: Vec<PathBuf>,
+    /// The tree of control groups, and where in it this program is.
+    pub control_groups: PathBuf,
+    pub own_group: PathBuf,
 }
 
 impl Default for Paths {
@@ -69,6 +79,8 @@ impl Default for Paths {
             settled: "/run/bistable/settled".into(),
             console: "/dev/console".into(),
             dumps: vec!["/sys/fs/pstore".into(), "/var/lib/systemd/pstore".into()],
+            control_groups: "/sys/fs/cgroup".into(),
+            own_group: "/proc/self/cgroup".into(),
         }
     }
 }
@@ -83,6 +95,7 @@ pub struct ThisNode {
     switch: Switch,
     console: PathBuf,
     dumps: Vec<PathBuf>,
+    pacer: Pacer<OtherGroups, SystemClock>,
 }
 
 impl ThisNode {
@@ -96,8 +109,19 @@ impl ThisNode {
             switch: Switch::new(bus),
             console: paths.console.clone(),
             dumps: paths.dumps.clone(),
+            pacer: Pacer::new(
+                OtherGroups::new(paths.control_groups.clone(), &paths.own_group),
+                SystemClock,
+            ),
             disk: Disk::new(device, paths),
         })
+    }
+}
+
+impl ThisNode {
+    /// Returns the counts of the rests that its work has taken.
+    pub fn rests(&self) -> Rests {
+        self.pacer.rests()
     }
 }
 
@@ -132,6 +156,16 @@ impl Slots for ThisNode {
 impl ThisNode {
     fn esp(&self, purpose: Purpose) -> io::Result<MountedEsp<'_>> {
         self.esp.mounted(|| self.disk.esp_path(), purpose)
+    }
+}
+
+impl Pace for ThisNode {
+    fn step(&self, bytes: u64, stop: &Stop) -> Result<(), Stopped> {
+        self.pacer.step(bytes, stop)
+    }
+
+    fn stand(&self, place: DiskQueue) -> io::Result<()> {
+        io_class::stand(place)
     }
 }
 

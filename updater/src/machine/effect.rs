@@ -4,7 +4,7 @@ use release::Release;
 use super::words::{Complaint, Outcome};
 use crate::names::ErrorName;
 use crate::node::Way;
-use crate::ports::Restart;
+use crate::ports::{DiskQueue, Restart};
 use crate::records::Happened;
 
 /// One thing to do. The hands do a list of them in order and stop at the first
@@ -189,6 +189,42 @@ impl Effect {
 }
 
 impl Effect {
+    /// Returns where in the disk's queue it belongs. What moves a whole image stands behind
+    /// everybody; a label, an entry or a verdict must get through on a disk that is busy.
+    pub const fn disk_queue(&self) -> DiskQueue {
+        match self {
+            Self::WriteTree { .. }
+            | Self::WriteRoot { .. }
+            | Self::ReadBack { .. }
+            | Self::WriteKernel { .. }
+            | Self::CheckWhole { .. } => DiskQueue::Last,
+            Self::Interrupt
+            | Self::EndJob(_)
+            | Self::Refresh
+            | Self::Resolve { .. }
+            | Self::Disarm { .. }
+            | Self::CheckRoom { .. }
+            | Self::Label { .. }
+            | Self::RecordTrial { .. }
+            | Self::Arm { .. }
+            | Self::Rearm { .. }
+            | Self::PutBack { .. }
+            | Self::AskFor { .. }
+            | Self::Demote { .. }
+            | Self::Bless { .. }
+            | Self::RemoveBooted { .. }
+            | Self::MarkSettled
+            | Self::Announce(_)
+            | Self::RecordRollback(_)
+            | Self::Bar { .. }
+            | Self::Forgive { .. }
+            | Self::RaiseFloor { .. }
+            | Self::Remember(_)
+            | Self::ForgetTrial
+            | Self::Reboot(_) => DiskQueue::Among,
+        }
+    }
+
     /// Returns the phase that a job shows while the effect is at work.
     pub const fn phase(&self) -> &'static str {
         match self {

@@ -13,7 +13,8 @@ use partition_layout::{
     Version, choose_entry,
 };
 use updater::ports::{
-    BootControl, Clock, Console, DiskView, Part, Power, Record, Records, Restart, SlotOnDisk, Slots,
+    BootControl, Clock, Console, DiskQueue, DiskView, Pace, Part, Power, Record, Records, Restart,
+    SlotOnDisk, Slots, Stop, Stopped,
 };
 use updater::pstore::DumpFile;
 
@@ -560,6 +561,16 @@ impl Slots for FakeNode {
             },
             None => SlotContent::Empty,
         };
+        Ok(())
+    }
+}
+
+impl Pace for FakeNode {
+    fn step(&self, _bytes: u64, stop: &Stop) -> Result<(), Stopped> {
+        stop.checkpoint()
+    }
+
+    fn stand(&self, _place: DiskQueue) -> io::Result<()> {
         Ok(())
     }
 }
