@@ -14,6 +14,7 @@ use crate::node::{Booted, Node, SlotStatus, Spare, Standing, Way};
 use crate::ports::{DiskView, SlotOnDisk};
 use crate::pstore::{Dump, panic_of};
 use crate::records::{Barred, Boot, GateVerdict, Happened, HistoryLine, Passed, Rollback, Trial};
+use crate::totals::Totals;
 
 /// Everything that can be read from the node.
 #[derive(Debug, Clone)]
@@ -36,6 +37,7 @@ pub struct Observed {
     pub barred: Vec<Barred>,
     pub floor: Option<Version>,
     pub history: Vec<HistoryLine>,
+    pub totals: Totals,
 }
 
 /// Returns the facts.
@@ -77,6 +79,7 @@ pub fn derive(seen: &Observed) -> Node {
         trial: seen.trial.clone(),
         last_rollback: seen.last_rollback.clone(),
         history: seen.history.clone(),
+        totals: seen.totals.clone(),
     }
 }
 

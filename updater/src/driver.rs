@@ -18,6 +18,7 @@ use crate::asker::Asker;
 use crate::derive;
 use crate::hands::{Device, Hands, Network, Order};
 use crate::job::{Job, JobKind, RunningJob};
+use crate::journal;
 use crate::machine::{self, Effect, Event, Outcome, Rejection, Report, Request, State, Stopped};
 use crate::meter::Meter;
 use crate::observe::{ObserveError, observe};
@@ -277,7 +278,12 @@ impl<C: Clock> Head<C> {
             }
         };
         if state.name() != before {
-            tracing::info!(from = before, to = state.name(), "state");
+            tracing::info!(
+                message_id = journal::STATE,
+                from = before,
+                to = state.name(),
+                "state"
+            );
         }
         self.state = Some(state);
         effects
@@ -314,10 +320,7 @@ impl<C: Clock> Head<C> {
         self.stopper = Some(stopper);
         let (meter, asker) = match &self.running {
             Some(running) => (running.meter.clone(), running.asker.clone()),
-            None => (
-                Arc::new(Meter::new().0),
-                std::mem::take(&mut self.asker),
-            ),
+            None => (Arc::new(Meter::new().0), std::mem::take(&mut self.asker)),
         };
         // If the hands have died, the next report says so.
         drop(
@@ -336,7 +339,12 @@ impl<C: Clock> Head<C> {
         match &outcome {
             Outcome::Done => self.last_error = None,
             Outcome::Failed(failure) => {
-                tracing::warn!(name = failure.name.short(), error = %failure, "job failed");
+                tracing::warn!(
+                    message_id = journal::JOB_FAILED,
+                    name = failure.name.short(),
+                    error = %failure,
+                    "job failed"
+                );
                 self.last_error = Some(failure.clone());
             }
             Outcome::Cancelled => {}

@@ -12,6 +12,7 @@ use partition_layout::{BootEntry, Counter, Slot, Version};
 use crate::asker::Asker;
 use crate::derive;
 use crate::history::{self, HistoryLine};
+use crate::journal;
 use crate::machine::{Blame, Effect, Note, Report, Stopped};
 use crate::meter::Meter;
 use crate::names::ErrorName;
@@ -26,6 +27,7 @@ use crate::records::{self, Barred, GateVerdict, RecordError, Rollback, Trial};
 use crate::refusal::{Chain, Failure};
 use crate::stage::Bench;
 use crate::stage_error::StageError;
+use crate::totals;
 use crate::uki::check_room;
 
 /// A list of effects, done one after the other.
@@ -296,8 +298,10 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             boot_id: self.device.boot_id().unwrap_or_default(),
         };
         tracing::warn!(
+            message_id = journal::TRIAL_FAILED,
             version = %rollback.version, root_hash = %rollback.root_hash, check = rollback.check,
-            unit = rollback.unit, reason = rollback.reason, "a trial has failed"
+            unit = rollback.unit, tries = rollback.tries, panic = rollback.panic,
+            reason = rollback.reason, "a trial has failed"
         );
         records::write(&self.device, Record::LastRollback, &rollback).map_err(record)
     }
@@ -314,8 +318,19 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             error: note.error.map(|name| name.short().to_owned()),
             cost: (&order.meter.tally()).into(),
         };
-        tracing::info!(event = line.event.as_str(), version = %note.version, "history");
-        history::add(&self.device, &line).map_err(record)
+        tracing::info!(
+            message_id = line.event.message_id(),
+            event = line.event.as_str(),
+            version = %note.version,
+            root_hash = %note.root_hash,
+            who = order.asker.as_str(),
+            fetched = line.cost.fetched,
+            copied = line.cost.copied,
+            reason = line.message,
+            "history"
+        );
+        history::add(&self.device, &line).map_err(record)?;
+        totals::count(&self.device, &line).map_err(record)
     }
 }
 

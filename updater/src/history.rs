@@ -152,6 +152,20 @@ impl Happened {
             Self::Forgiven => "forgiven",
         }
     }
+
+    /// Returns the id of its entries in the journal.
+    pub const fn message_id(self) -> &'static str {
+        match self {
+            Self::Staged => "2a641a756b5741d09d6bb75243c81d07",
+            Self::StageFailed => "72d83df2c7d043dc9106434ef1e03a83",
+            Self::StageCancelled => "e43a9b6250944e13b68cebb9e70735e9",
+            Self::RollbackRequested => "f4761c8d4ec2417fad636c827b919120",
+            Self::Good => "4aad3d02b275466bb132f6dc740846b4",
+            Self::Bad => "93aa548ff9e6425eb64a2ddcaf06d1c7",
+            Self::RolledBack => "a5af3c657e9d48f992b06f4d1136fbda",
+            Self::Forgiven => "a8d0fd587b9544d69206e2206773d5bf",
+        }
+    }
 }
 
 /// Reads the history, oldest first.

@@ -24,6 +24,7 @@ pub mod node;
 pub mod pstore;
 pub mod records;
 pub mod refusal;
+pub mod totals;
 
 // Its hands.
 pub mod driver;
@@ -50,3 +51,4 @@ pub mod cli;
 pub mod dbus;
 pub mod job;
 pub mod journal;
+pub mod metrics;

@@ -44,7 +44,7 @@ pub use self::orders::ONE_SHOT_TRIES;
 pub(crate) use self::orders::blessed;
 use self::orders::{bless, clear_stage, condemn, rearm, stage};
 pub use self::words::{
-    Complaint, Event, Job, Outcome, Report, Request, State, Stopped, Stopping, Target,
+    Complaint, Event, Job, Outcome, Report, Request, STATES, State, Stopped, Stopping, Target,
 };
 use crate::admit::{self, Admitted, Ask, Force};
 use crate::node::{Node, SlotStatus, Standing, Way};

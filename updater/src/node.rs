@@ -4,6 +4,7 @@
 use partition_layout::{BootEntry, RootHash, Slot, Version};
 
 use crate::records::{Barred, HistoryLine, Rollback, Trial};
+use crate::totals::Totals;
 
 /// Everything that decisions rest on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Node {
     pub last_rollback: Option<Rollback>,
     /// What happened, oldest first.
     pub history: Vec<HistoryLine>,
+    /// How often things happened, and what they took.
+    pub totals: Totals,
 }
 
 /// The slot that runs.
@@ -82,6 +85,17 @@ pub enum SlotStatus {
 }
 
 impl SlotStatus {
+    /// Everything that a slot can be.
+    pub const ALL: [Self; 7] = [
+        Self::Good,
+        Self::Trial,
+        Self::Armed,
+        Self::Bad,
+        Self::Empty,
+        Self::Demoted,
+        Self::Unknown,
+    ];
+
     /// Returns the word on the bus.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -49,5 +49,6 @@ pub fn observe(device: &(impl Slots + BootControl + Records)) -> Result<Observed
         barred: records::recall(device, Record::Barred).unwrap_or_default(),
         floor: records::recall(device, Record::Floor),
         history: records::recall_history(device),
+        totals: records::recall(device, Record::Totals).unwrap_or_default(),
     })
 }

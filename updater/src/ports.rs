@@ -478,6 +478,8 @@ pub enum Record {
     History,
     /// The health gate's verdict; the daemon only reads it.
     Verdict,
+    /// Counts that go on from boot to boot.
+    Totals,
     /// The boots that have reached userspace; systemd-tmpfiles adds a line for
     /// each, and the daemon shortens it.
     Boots,

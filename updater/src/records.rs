@@ -178,7 +178,7 @@ fn forgotten(error: &RecordError) {
 /// Reads a record that is to be changed; `None` when there is none, or none
 /// that can be understood. One that cannot be read fails: what is written in
 /// its place would lose what may be read again later.
-fn read<T: DeserializeOwned>(
+pub(crate) fn read<T: DeserializeOwned>(
     records: &impl Records,
     record: Record,
 ) -> Result<Option<T>, RecordError> {

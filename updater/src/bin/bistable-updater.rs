@@ -14,6 +14,7 @@ use updater::config::{self, Config, ReadConfigError};
 use updater::driver::{self, Handle};
 use updater::fetch::{BuildClientError, Fetcher, Patience, build_client};
 use updater::host::{FindDiskError, Paths, SystemClock, ThisNode};
+use updater::metrics::{self, Metrics};
 use updater::network::RemoteRepository;
 use updater::observe::ObserveError;
 use updater::refusal::Chain;
@@ -133,6 +134,7 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     let paths = Paths::default();
     let network = network(&config, &paths)?;
     let node = ThisNode::find(paths, bus.clone()).map_err(DaemonError::Disk)?;
+    let rests = node.rests();
 
     let (handle, head) = driver::start(node, network, SystemClock)
         .await
@@ -157,6 +159,8 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
         .map_err(DaemonError::Bus)?;
     sd_notify::notify(&[NotifyState::Ready]).map_err(DaemonError::Notify)?;
     let reporter = tokio::spawn(report_to_systemd(handle.clone()));
+    let metrics = Metrics::new(handle.clone(), rests);
+    let keeper = tokio::spawn(async move { metrics.keep(Path::new(metrics::FILE)).await });
     let watcher = {
         let handle = handle.clone();
         tokio::spawn(async move {
@@ -184,6 +188,7 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
         }
     };
     reporter.abort();
+    keeper.abort();
     how_it_ended(ended)
 }
 

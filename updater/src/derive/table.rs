@@ -57,6 +57,7 @@ fn seen(entries: &[&str]) -> Observed {
         barred: vec![],
         floor: None,
         history: vec![],
+        totals: Totals::default(),
     }
 }
 

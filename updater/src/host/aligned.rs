@@ -21,6 +21,8 @@ const BUFFER: usize = 1 << 20;
 pub(super) struct Direct {
     file: File,
     buffer: AlignedBuffer,
+    /// Bytes written since the last sync.
+    unsynced: u64,
 }
 
 impl Direct {
@@ -42,6 +44,7 @@ impl Direct {
         Ok(Self {
             file,
             buffer: AlignedBuffer::new(),
+            unsynced: 0,
         })
     }
 
@@ -75,7 +78,9 @@ impl Direct {
             let space = self.buffer.get(piece.len());
             space.copy_from_slice(piece);
             self.file.write_all_at(space, offset)?;
-            offset = offset.saturating_add(u64::try_from(piece.len()).expect("a small number"));
+            let written = u64::try_from(piece.len()).expect("a small number");
+            offset = offset.saturating_add(written);
+            self.unsynced = self.unsynced.saturating_add(written);
         }
         Ok(())
     }
@@ -86,8 +91,18 @@ impl Direct {
     }
 
     /// On return what was written has left the disk's own cache too.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        self.unsynced = 0;
+        Ok(())
+    }
+
+    /// The same, if it is `limit` bytes or more.
+    pub(super) fn sync_after(&mut self, limit: u64) -> io::Result<()> {
+        if self.unsynced < limit {
+            return Ok(());
+        }
+        self.sync()
     }
 }
 

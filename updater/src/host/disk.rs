@@ -13,6 +13,10 @@ use super::aligned::Direct;
 use super::sysfs::{PartitionPath, RootDevice};
 use crate::ports::{DiskView, Part, SlotOnDisk};
 
+/// A disk's own cache takes more than a whole image. Emptied only at the end, it would
+/// hold up whoever else syncs then: it is emptied for all at once.
+const SYNC_BYTES: u64 = 16 << 20;
+
 /// The disk that the running root stands on.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -118,7 +122,10 @@ impl Disk {
         offset: u64,
         bytes: &[u8],
     ) -> io::Result<()> {
-        self.with(slot, part, |device| device.write(offset, bytes))
+        self.with(slot, part, |device| {
+            device.write(offset, bytes)?;
+            device.sync_after(SYNC_BYTES)
+        })
     }
 
     pub(super) fn flush(&self, slot: Slot, part: Part) -> io::Result<()> {

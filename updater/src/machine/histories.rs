@@ -121,6 +121,7 @@ prop_compose! {
             trial: None,
             last_rollback: None,
             history: vec![],
+            totals: crate::totals::Totals::default(),
         })
     }
 }

@@ -144,6 +144,20 @@ pub enum Stopped {
     Failed(Failure),
 }
 
+/// Every state's name, as the bus shows it.
+pub const STATES: &[&str] = &[
+    "settling",
+    "idle",
+    "staged",
+    "trial",
+    "last-resort",
+    "condemned",
+    "checking",
+    "staging",
+    "clearing",
+    "rebooting",
+];
+
 impl State {
     /// Returns the facts.
     pub fn node(&self) -> &Node {

@@ -120,6 +120,7 @@ fn record_name(record: Record) -> &'static str {
         Record::Floor => "floor",
         Record::History => "history",
         Record::Verdict => "verdict",
+        Record::Totals => "totals",
         Record::Boots => "boots",
     }
 }

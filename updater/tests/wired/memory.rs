@@ -7,13 +7,14 @@ use super::gate::bad;
 use super::network::version;
 use super::stages::Stand;
 
-const RECORDS: [(Record, &str); 7] = [
+const RECORDS: [(Record, &str); 8] = [
     (Record::Trial, "trial"),
     (Record::LastRollback, "last-rollback"),
     (Record::Barred, "barred"),
     (Record::Floor, "floor"),
     (Record::History, "history"),
     (Record::Verdict, "verdict"),
+    (Record::Totals, "totals"),
     (Record::Boots, "boots"),
 ];
 
@@ -110,6 +111,7 @@ async fn what_could_not_be_read_is_not_written_over_and_what_was_missed_is_made_
             | Record::Trial
             | Record::LastRollback
             | Record::Verdict
+            | Record::Totals
             | Record::Boots => {
                 let last = node.history.last().unwrap();
                 assert_eq!(

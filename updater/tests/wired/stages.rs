@@ -645,6 +645,7 @@ async fn a_damaged_record_does_not_stop_the_daemon() {
         Record::Floor,
         Record::History,
         Record::Verdict,
+        Record::Totals,
         Record::Boots,
     ] {
         stand.node.put_record(record, "{\"boot_id\": \u{0}");
