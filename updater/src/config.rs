@@ -15,6 +15,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use url::Url;
 
 use crate::authorities::Authorities;
+use crate::fetch::Bandwidth;
 
 /// The defaults of the image.
 pub const DEFAULTS: &str = "/usr/lib/bistable/updater.toml";
@@ -33,7 +34,11 @@ const MAX_TRIES: u32 = 10;
 pub struct Config {
     /// Where releases come from; `None` until somebody says so.
     pub repository: Option<Repository>,
-    /// Who may vouch for its server, beside the system's authorities.
+    /// Who has the same, in the order in which they are asked when it fails.
+    pub mirrors: Vec<Repository>,
+    /// How much of the network fetching may take; `None` is all.
+    pub bandwidth: Option<Bandwidth>,
+    /// Who may vouch for their servers, beside the system's authorities.
     pub ca_certificates: Authorities,
     /// Which of its channels the node follows.
     pub channel: ChannelName,
@@ -45,6 +50,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             repository: None,
+            mirrors: Vec::new(),
+            bandwidth: None,
             ca_certificates: Authorities::default(),
             channel: ChannelName::parse("stable").expect("a plain word is a channel name"),
             tries: 3,
@@ -96,6 +103,12 @@ pub enum ReadConfigError {
 }
 
 impl Config {
+    /// Returns where releases come from, in the order in which it is asked.
+    pub fn servers(&self) -> Vec<Repository> {
+        let repository = self.repository.iter();
+        repository.chain(&self.mirrors).cloned().collect()
+    }
+
     /// Reads the settings from `files`, the later ones overriding the earlier.
     /// A file that is not there says nothing.
     ///
@@ -154,6 +167,13 @@ impl Config {
                     text => Some(Repository::parse(text).map_err(|error| error.to_string())?),
                 };
             }
+            "mirrors" => self.mirrors = mirrors(value)?,
+            "bandwidth" => {
+                self.bandwidth = match text(value)? {
+                    "" => None,
+                    text => Some(Bandwidth::parse(text).map_err(|error| error.to_string())?),
+                };
+            }
             "ca_certificates" => {
                 self.ca_certificates =
                     Authorities::parse(text(value)?).map_err(|error| error.to_string())?;
@@ -185,6 +205,16 @@ fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
     value
         .as_str()
         .ok_or_else(|| format!("must be a string, not {}", value.type_str()))
+}
+
+fn mirrors(value: &DeValue<'_>) -> Result<Vec<Repository>, String> {
+    let list = value.as_array();
+    let list = list.ok_or_else(|| format!("must be a list, not {}", value.type_str()))?;
+    let read = |value: &Spanned<DeValue<'_>>| {
+        let text = text(value.get_ref())?;
+        Repository::parse(text).map_err(|error| format!("{text:?} {error}"))
+    };
+    list.iter().map(read).collect()
 }
 
 fn read_text(file: &Path) -> Result<Option<String>, ReadConfigError> {
@@ -227,7 +257,7 @@ pub enum BadRepository {
     NotUrl(url::ParseError),
     #[error("is a {0} URL; http, https and file are known")]
     UnknownScheme(String),
-    #[error("must name a folder on this machine, as in file:///srv/repository")]
+    #[error("must name a folder on this machine, as in file:///srv/repository or /srv/repository")]
     NotLocal,
     #[error("must not hold a user name or password: they would show in every message")]
     HoldsPassword,
@@ -236,9 +266,12 @@ pub enum BadRepository {
 }
 
 impl Repository {
-    /// Returns the repository at `text`.
+    /// Returns the repository at `text`: a URL, or the path of a folder.
     pub fn parse(text: &str) -> Result<Self, BadRepository> {
-        let mut url = Url::parse(text).map_err(BadRepository::NotUrl)?;
+        let mut url = match text.starts_with('/') {
+            true => Url::from_directory_path(text).map_err(|()| BadRepository::NotLocal)?,
+            false => Url::parse(text).map_err(BadRepository::NotUrl)?,
+        };
         match url.scheme() {
             "http" | "https" => {}
             "file" if url.to_file_path().is_ok() => {}
@@ -371,6 +404,19 @@ mod tests {
                 "0.toml:1: ca_certificates holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)",
             ),
             (
+                "\nmirrors = \"http://one/\"",
+                "0.toml:2: mirrors must be a list, not string",
+            ),
+            (
+                "mirrors = [\"/srv/one\", \"gopher://two/\"]",
+                "0.toml:1: mirrors \"gopher://two/\" is a gopher URL; http, https and file are known",
+            ),
+            (
+                "bandwidth = \"20 Mbit/s\"",
+                "0.toml:1: bandwidth is no bandwidth of at least 1 KiB/s, as in \"20 MiB/s\"; \
+                 known are B, KiB, MiB, GiB, kB, MB and GB",
+            ),
+            (
                 "repository = \"http://user:secret@x/\"",
                 "0.toml:1: repository must not hold a user name or password: they would show in every message",
             ),
@@ -387,9 +433,9 @@ mod tests {
 
     #[test]
     fn a_key_of_a_newer_version_is_told_and_ignored() {
-        let (config, unknown) = read(&["tries = 5\nmirrors = []\n"]).unwrap();
+        let (config, unknown) = read(&["tries = 5\npeers = []\n"]).unwrap();
         assert_eq!(config.tries, 5);
-        assert_eq!(unknown, ["0.toml:2: nothing is called \"mirrors\" here"]);
+        assert_eq!(unknown, ["0.toml:2: nothing is called \"peers\" here"]);
     }
 
     #[test]
@@ -405,6 +451,23 @@ mod tests {
     fn an_empty_repository_is_none() {
         let (config, _) = read(&["repository = \"http://one/\"", "repository = \"\""]).unwrap();
         assert_eq!(config.repository, None);
+    }
+
+    #[test]
+    fn mirrors_are_asked_after_the_repository_in_the_order_given() {
+        let (config, unknown) = read(&[
+            "mirrors = [\"http://old/\"]",
+            "repository = \"https://one/\"\nmirrors = [\"http://two/base\", \"/srv/a b/\"]",
+            "bandwidth = \"20 MiB/s\"",
+        ])
+        .unwrap();
+        assert_eq!(unknown, Vec::<String>::new());
+        let servers: Vec<_> = config.servers().iter().map(ToString::to_string).collect();
+        let expected = ["https://one/", "http://two/base/", "file:///srv/a%20b/"];
+        assert_eq!(servers, expected);
+        assert_eq!(config.bandwidth, Bandwidth::parse("20 MiB/s").ok());
+        let (config, _) = read(&["bandwidth = \"1 MiB/s\"", "bandwidth = \"\""]).unwrap();
+        assert_eq!(config.bandwidth, None);
     }
 
     #[test]

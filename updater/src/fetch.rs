@@ -1,139 +1,229 @@
-//! The bytes of blobs, over HTTP or from a folder.
+//! The bytes of blobs, over HTTP or from a folder, from a repository or its
+//! mirrors.
 //!
-//! Owns how a transfer survives a bad network: resuming, retrying, giving up.
-//! Does not own the truth of the bytes: the caller holds each block against the
-//! hash tree. What it promises is that a server, however hostile, can make it
-//! neither take more than the declared size, nor wait for ever, nor fill the
-//! memory.
+//! Owns how a transfer survives a bad network and a bad server: resuming,
+//! retrying, going on to the next, giving up. Does not own the truth of the
+//! bytes: the caller holds each block against the hash tree. What it promises is
+//! that a server, however hostile, can make it neither take more than the
+//! declared size, nor wait for ever, nor fill the memory.
 //!
-//! Start at [`Fetcher`]; one connection's worth is in [`transfer`].
+//! ```text
+//! Fetcher      one server after the other          the caller's thread
+//!   Crew       the connections to one of them      the caller's thread
+//!     transfer one connection                      the runtime
+//! ```
 
+mod answer;
+mod crew;
 mod http;
 mod local;
+mod missing;
 mod patience;
+mod pieces;
+mod servers;
+mod taker;
+mod throttle;
 mod transfer;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use release::Blob;
-use reqwest::Client;
+use release::limits::BLOCK_SIZE;
 use tokio::runtime::Handle;
 
-pub use self::http::{BuildClientError, build_client, chain};
-pub(crate) use self::http::{Failure, check_answer, request};
+use self::crew::Crew;
+pub use self::http::{BuildClientError, Client, build_client, chain};
+pub(crate) use self::http::{Failure, Part, check_answer, request};
+use self::missing::Missing;
 pub use self::patience::Patience;
-use self::transfer::{Broken, Transfer};
+use self::servers::{Fit, Servers};
+use self::taker::{Ended, Taker};
+pub use self::throttle::{BadBandwidth, Bandwidth, Throttle};
+use self::transfer::{Line, Way};
 use crate::config::Repository;
 use crate::ports::{Fetch, FetchError, RangeSupport, Stop, Verdict};
 
 /// Fetches blobs from one repository.
 #[derive(Debug)]
 pub struct Fetcher {
-    repository: Option<Repository>,
+    servers: Servers,
     client: Client,
     patience: Patience,
+    throttle: Throttle,
+    received: Arc<AtomicU64>,
     runtime: Handle,
-    received: AtomicU64,
 }
 
-/// What [`Fetch::fetch`] hands the bytes to.
-type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Verdict;
+/// What the caller wants of a blob, and how.
+#[derive(Debug, Clone, Copy)]
+enum Order<'a> {
+    InOrder(&'a Missing),
+    InParts(&'a Missing),
+}
 
 impl Fetcher {
-    /// Returns a fetcher whose connections live on `runtime`. It must be used
+    /// Returns a fetcher that asks `repositories`, the later ones when the
+    /// earlier fail, and whose connections live on `runtime`. It must be used
     /// from a thread that is none of the runtime's own.
     pub fn new(
-        repository: Option<Repository>,
+        repositories: impl IntoIterator<Item = Repository>,
         client: Client,
         patience: Patience,
         runtime: Handle,
     ) -> Self {
         Self {
-            repository,
+            servers: Servers::new(repositories),
             client,
             patience,
+            throttle: Throttle::new(None),
+            received: Arc::default(),
             runtime,
-            received: AtomicU64::new(0),
         }
     }
 
-    async fn fetch_remote(
-        &self,
-        transfer: &mut Transfer,
+    /// Holds its connections to what `throttle` lets through.
+    #[must_use]
+    pub fn throttled(self, throttle: Throttle) -> Self {
+        Self { throttle, ..self }
+    }
+
+    fn bring(
+        &mut self,
+        blob: &Blob,
+        order: Order<'_>,
         stop: &Stop,
-        sink: Sink<'_>,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
     ) -> Result<(), FetchError> {
-        let mut waits = self.patience.waits();
+        let (Order::InOrder(wanted) | Order::InParts(wanted)) = order;
+        let mut taker = Taker::new(wanted.clone(), stop, sink);
+        let mut failures = Vec::new();
+        let mut turns = self.servers.turns(blob);
+        turns.reverse();
+        while let Some(server) = turns.pop() {
+            let patience = match turns.is_empty() {
+                true => self.patience.clone(),
+                false => self.patience.with_another(),
+            };
+            let lied = match self.ask(server, blob, order, &patience, &mut taker) {
+                Ok(()) => {
+                    self.servers.rest(server, Fit::Yes);
+                    return Ok(());
+                }
+                Err(Ended::Stopped) => return Err(FetchError::Stopped),
+                Err(Ended::Failed(error @ FetchError::BlobCorrupt { .. })) => error,
+                Err(Ended::Failed(error)) => {
+                    tracing::warn!(error = %chain(&error), left = turns.len(), "a server failed");
+                    self.servers.rest(server, Fit::No);
+                    failures.push(error);
+                    continue;
+                }
+                Err(Ended::BadWhole) => {
+                    taker.missing = wanted.clone();
+                    self.refused(server, blob)
+                }
+                Err(Ended::Bad | Ended::NoParts) => self.refused(server, blob),
+            };
+            tracing::warn!(error = %chain(&lied), left = turns.len(), "a server loses its turn");
+            self.servers.distrust(server, blob);
+            failures.push(lied);
+        }
+        self.servers.forgive();
+        Err(
+            sum(failures).unwrap_or_else(|| FetchError::RepositoryUnreachable {
+                url: blob.path().to_string(),
+                source: NO_REPOSITORY.into(),
+            }),
+        )
+    }
+
+    /// Asks one server for what is missing.
+    fn ask(
+        &mut self,
+        server: usize,
+        blob: &Blob,
+        order: Order<'_>,
+        patience: &Patience,
+        taker: &mut Taker<'_>,
+    ) -> Result<(), Ended> {
+        let Some(repository) = self.servers.repository(server) else {
+            return Ok(());
+        };
+        let url = repository.blob(blob);
+        if !repository.is_remote() {
+            return local::read(&url, blob.size, &self.received, taker);
+        }
         loop {
-            let before = transfer.offset();
-            let attempt = transfer.attempt(&self.client, &self.patience, &mut *sink);
-            let broken = tokio::select! {
-                () = stop.wait() => return Err(FetchError::Stopped),
-                result = attempt => match result {
-                    Ok(()) => return Ok(()),
-                    Err(Broken::GiveUp(error)) => return Err(error),
-                    Err(Broken::TryAgain(error)) => error,
-                },
+            let ranges = self.servers.ranges(Some(server));
+            let (way, grain) = match (order, ranges) {
+                (Order::InOrder(_), _) => (Way::Through, 1),
+                (Order::InParts(_), RangeSupport::No) => (Way::Through, BLOCK_SIZE),
+                (Order::InParts(_), _) => (Way::Parts, BLOCK_SIZE),
             };
-            // A server that drops the line after every few bytes is not
-            // getting anywhere, so only a real piece counts.
-            if transfer.offset() - before >= self.patience.progress {
-                waits = self.patience.waits();
-            }
-            let Some(wait) = waits.next() else {
-                return Err(broken);
+            let line = Line {
+                client: self.client.clone(),
+                url: url.clone(),
+                size: blob.size,
+                grain,
+                patience: patience.clone(),
+                stop: taker.stop.clone(),
+                throttle: self.throttle.clone(),
+                received: Arc::clone(&self.received),
+                queue: Mutex::new(taker.missing.clone()),
             };
-            tracing::debug!(
-                url = %transfer.url(),
-                offset = transfer.offset(),
-                error = %chain(&broken),
-                ?wait,
-                "transfer broke off, trying again",
-            );
-            tokio::select! {
-                () = stop.wait() => return Err(FetchError::Stopped),
-                () = tokio::time::sleep(wait) => {}
+            let mut crew = Crew::start(line, way, ranges, &self.runtime);
+            let servers = &mut self.servers;
+            let brought = crew.bring(taker, &mut |ranges| servers.learn(server, ranges));
+            match brought {
+                // Only the parts' way ends so, and it is not taken twice.
+                Err(Ended::NoParts) if way == Way::Parts => {}
+                brought => return brought,
             }
+        }
+    }
+
+    fn refused(&self, server: usize, blob: &Blob) -> FetchError {
+        let repository = self.servers.repository(server);
+        FetchError::BlobCorrupt {
+            url: repository.map_or_else(String::new, |server| server.blob(blob).to_string()),
+            why: "its bytes are not those that the release proves".to_owned(),
         }
     }
 }
 
-impl Fetcher {
-    /// Hands the bytes `range` of a blob to `sink`, in order.
-    fn fetch_part(
-        &self,
-        blob: &Blob,
-        range: Range<u64>,
-        stop: &Stop,
-        sink: Sink<'_>,
-    ) -> Result<(), FetchError> {
-        let Some(repository) = &self.repository else {
-            return Err(FetchError::RepositoryUnreachable {
-                url: blob.path().to_string(),
-                source: NO_REPOSITORY.into(),
-            });
-        };
-        if range.is_empty() {
-            return Ok(());
-        }
-        let url = repository.blob(blob);
-        let mut counted = |bytes: &[u8]| match stop.checkpoint() {
-            Ok(()) => {
-                let count = u64::try_from(bytes.len()).expect("a piece is small");
-                self.received.fetch_add(count, Ordering::Relaxed);
-                sink(bytes)
+/// Makes one failure of those of all servers.
+fn sum(mut failures: Vec<FetchError>) -> Option<FetchError> {
+    if failures.len() <= 1 {
+        return failures.pop();
+    }
+    let mut urls = Vec::new();
+    let mut reasons = Vec::new();
+    let mut corrupt = true;
+    for failure in &failures {
+        match failure {
+            FetchError::BlobCorrupt { url, why } => {
+                urls.push(url.clone());
+                reasons.push(why.clone());
             }
-            Err(_) => Verdict::Stop,
-        };
-        if repository.is_remote() {
-            let mut transfer = Transfer::new(url, range, blob.size);
-            self.runtime
-                .block_on(self.fetch_remote(&mut transfer, stop, &mut counted))
-        } else {
-            local::read(&url, range, blob.size, stop, &mut counted)
+            FetchError::BlobTruncated { url, .. }
+            | FetchError::RepositoryUnreachable { url, .. } => {
+                corrupt = false;
+                urls.push(url.clone());
+            }
+            FetchError::Stopped => {}
         }
     }
+    let url = urls.join(" or ");
+    if corrupt {
+        let why = reasons.join("; ");
+        return Some(FetchError::BlobCorrupt { url, why });
+    }
+    let told: Vec<_> = failures.iter().map(|failure| chain(failure)).collect();
+    Some(FetchError::RepositoryUnreachable {
+        url,
+        source: told.join("; ").into(),
+    })
 }
 
 impl Fetch for Fetcher {
@@ -144,7 +234,13 @@ impl Fetch for Fetcher {
         stop: &Stop,
         sink: &mut dyn FnMut(&[u8]) -> Verdict,
     ) -> Result<(), FetchError> {
-        self.fetch_part(blob, offset..blob.size, stop, sink)
+        let wanted = Missing::of(std::slice::from_ref(&(offset..blob.size)), blob.size);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.bring(blob, Order::InOrder(&wanted), stop, &mut |_, bytes| {
+            sink(bytes)
+        })
     }
 
     fn fetch_ranges(
@@ -154,46 +250,21 @@ impl Fetch for Fetcher {
         stop: &Stop,
         sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
     ) -> Result<(), FetchError> {
-        for range in ranges {
-            let mut offset = range.start;
-            let mut piece = Vec::new();
-            self.fetch_part(blob, range.clone(), stop, &mut |bytes| {
-                piece.extend_from_slice(bytes);
-                let len = u64::try_from(piece.len()).expect("a piece is small");
-                if piece.len() < PIECE && offset + len < range.end {
-                    return Verdict::Taken;
-                }
-                let whole = match offset + len < range.end {
-                    true => piece.len() - piece.len() % BLOCK,
-                    false => piece.len(),
-                };
-                let verdict = piece
-                    .get(..whole)
-                    .map_or(Verdict::Taken, |whole| sink(offset, whole));
-                piece.drain(..whole);
-                offset += u64::try_from(whole).expect("a piece is small");
-                verdict
-            })?;
+        let wanted = Missing::of(ranges, blob.size);
+        if wanted.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.bring(blob, Order::InParts(&wanted), stop, sink)
     }
 
     fn ranges(&self) -> RangeSupport {
-        RangeSupport::Unknown
+        self.servers.ranges(None)
     }
 
     fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 }
-
-/// The largest piece that a sink gets, but for a block, in bytes.
-const PIECE: usize = 128 * 1024;
-/// The bytes of a block.
-const BLOCK: usize = 4096;
-
-/// What is said of bytes that the caller refused.
-const REFUSED: &str = "its bytes are not those that the release proves";
 
 /// What a node says that was not told where releases come from.
 pub(crate) const NO_REPOSITORY: &str = "no repository is set: give `repository` in \

@@ -315,8 +315,8 @@ pub trait Fetch: Send {
     /// Returns what is known of the server that would be asked next.
     fn ranges(&self) -> RangeSupport;
 
-    /// Returns how many bytes of blobs came from the network since the start,
-    /// those that were thrown away included.
+    /// Returns how many bytes of blobs have come since the start, those that were
+    /// thrown away included.
     fn received(&self) -> u64;
 }
 

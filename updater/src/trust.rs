@@ -7,6 +7,8 @@
 //! - sizes: it takes the length of snapshot and targets from signed metadata
 //!   without a limit of its own, so [`transport`] has one;
 //! - time: a refresh as a whole ends after [`REFRESH_LIMIT`];
+//! - mirrors: each is asked as if it were the only one, so that no set of
+//!   metadata is mixed from several;
 //! - memory: [`store`] keeps what it has seen, so that a power cut cannot make
 //!   it forget versions, and looks for a root that went back or forked;
 //! - the clock: [`memory`] judges whether it can be used to tell what expired.
@@ -28,7 +30,6 @@ use release::limits::{
     MAX_TUF_SNAPSHOT_BYTES, MAX_TUF_TARGETS_BYTES, MAX_TUF_TIMESTAMP_BYTES,
 };
 use release::{Channel, ChannelName, Release, release_target, version_of_target};
-use reqwest::Client;
 use tokio::runtime::Handle;
 use tough::{ExpirationEnforcement, IntoVec, Limits, RepositoryLoader, TargetName};
 
@@ -36,7 +37,7 @@ use self::failure::Failures;
 use self::store::{Scratch, Store};
 use self::transport::MetadataTransport;
 use crate::config::Repository;
-use crate::fetch::{NO_REPOSITORY, Patience};
+use crate::fetch::{Client, NO_REPOSITORY, Patience, chain};
 use crate::ports::{Clock, Offer, Releases, ReleasesError, Stop};
 
 /// Where the root of trust lies in the image.
@@ -53,8 +54,8 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(180);
 /// Whom the node believes, and where it keeps what it learned.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where releases come from; `None` if nobody said so.
-    pub repository: Option<Repository>,
+    /// Where releases come from: a later one is asked when the earlier fail.
+    pub repositories: Vec<Repository>,
     /// The channel that the node follows.
     pub channel: ChannelName,
     /// See [`ROOT_OF_TRUST`].
@@ -68,7 +69,7 @@ pub struct Settings {
     pub built: Option<Timestamp>,
 }
 
-/// The releases of one repository.
+/// The releases of one repository and its mirrors.
 #[derive(Debug)]
 pub struct TrustedReleases<C> {
     settings: Settings,
@@ -87,7 +88,7 @@ struct Loaded {
 }
 
 impl<C: Clock> TrustedReleases<C> {
-    /// Returns the releases of the repository in `settings`; nothing is read
+    /// Returns the releases of the repositories in `settings`; nothing is read
     /// yet. It must be used from a thread that is none of `runtime`'s own.
     pub const fn new(
         settings: Settings,
@@ -105,37 +106,64 @@ impl<C: Clock> TrustedReleases<C> {
         }
     }
 
-    /// Runs `work` to its end, to the limit, or until `stop` is set.
-    fn within_limit<T>(
+    /// Asks one repository after the other until one has an answer that can be
+    /// believed, all of it: sets of metadata are not mixed. Ends at the limit,
+    /// or when `stop` is set.
+    fn ask<T>(
         &self,
         stop: &Stop,
-        work: impl Future<Output = Result<T, ReleasesError>>,
+        question: impl AsyncFn(Loaded) -> Result<T, ReleasesError>,
     ) -> Result<T, ReleasesError> {
-        self.runtime.block_on(async {
-            tokio::select! {
-                () = stop.wait() => Err(ReleasesError::Stopped),
-                result = tokio::time::timeout(REFRESH_LIMIT, work) => result.unwrap_or_else(|_| {
-                    Err(self.unreachable(&format!(
-                        "its metadata did not come within {} s",
-                        REFRESH_LIMIT.as_secs()
-                    )))
-                }),
-            }
-        })
-    }
-
-    fn unreachable(&self, why: &str) -> ReleasesError {
-        let repository = self.settings.repository.as_ref();
-        ReleasesError::RepositoryUnreachable {
-            repository: repository.map_or_else(|| "the repository".to_owned(), ToString::to_string),
-            source: why.into(),
-        }
-    }
-
-    async fn load(&self) -> Result<Loaded, ReleasesError> {
-        let Some(repository) = &self.settings.repository else {
-            return Err(self.unreachable(NO_REPOSITORY));
+        let repositories = &self.settings.repositories;
+        let patience = match repositories.len() {
+            0 | 1 => self.patience.clone(),
+            _ => self.patience.with_another(),
         };
+        // Who drips takes no more than his share.
+        let share = u32::try_from(repositories.len()).unwrap_or(u32::MAX).max(1);
+        let limit = REFRESH_LIMIT / share;
+        let mut failures = Vec::new();
+        for repository in repositories {
+            let asked = self.runtime.block_on(async {
+                let work = async { question(self.load(repository, &patience).await?).await };
+                tokio::select! {
+                    () = stop.wait() => Err(ReleasesError::Stopped),
+                    result = tokio::time::timeout(limit, work) => result.unwrap_or_else(|_| {
+                        Err(ReleasesError::RepositoryUnreachable {
+                            repository: repository.to_string(),
+                            source: format!("its metadata did not come within {} s", limit.as_secs()).into(),
+                        })
+                    }),
+                }
+            });
+            match asked {
+                Err(
+                    error @ (ReleasesError::MetadataExpired { .. }
+                    | ReleasesError::MetadataUntrusted { .. }
+                    | ReleasesError::RepositoryUnreachable { .. }),
+                ) => {
+                    if repositories.len() > 1 {
+                        tracing::warn!(error = %chain(&error), "a repository has no word to be believed");
+                    }
+                    failures.push(error);
+                }
+                // An answer, or nothing that another repository could mend.
+                asked => return asked,
+            }
+        }
+        Err(
+            failure::sum(failures).unwrap_or_else(|| ReleasesError::RepositoryUnreachable {
+                repository: "the repository".to_owned(),
+                source: NO_REPOSITORY.into(),
+            }),
+        )
+    }
+
+    async fn load(
+        &self,
+        repository: &Repository,
+        patience: &Patience,
+    ) -> Result<Loaded, ReleasesError> {
         let failures = Failures::new(repository);
         let now = self.clock.now();
         memory::check_built(now, self.settings.built).map_err(|why| failures.expired(why))?;
@@ -155,7 +183,7 @@ impl<C: Clock> TrustedReleases<C> {
         };
         memory::review(&scratch, now, set).map_err(|why| failures.expired(why))?;
 
-        let transport = MetadataTransport::new(self.client.clone(), self.patience.clone());
+        let transport = MetadataTransport::new(self.client.clone(), patience.clone());
         let tuf =
             RepositoryLoader::new(&root_of_trust, repository.metadata(), repository.targets())
                 .transport(transport)
@@ -245,8 +273,7 @@ impl Loaded {
 
 impl<C: Clock> Releases for TrustedReleases<C> {
     fn refresh(&mut self, stop: &Stop) -> Result<Offer, ReleasesError> {
-        self.within_limit(stop, async {
-            let loaded = self.load().await?;
+        self.ask(stop, async |loaded: Loaded| {
             let channel = loaded.channel(&self.settings.channel).await?;
             Ok(Offer {
                 channel,
@@ -260,14 +287,11 @@ impl<C: Clock> Releases for TrustedReleases<C> {
         version: Option<&Version>,
         stop: &Stop,
     ) -> Result<Release, ReleasesError> {
-        self.within_limit(stop, async {
-            let loaded = self.load().await?;
-            match version {
-                Some(version) => loaded.release(version).await,
-                None => {
-                    let channel = loaded.channel(&self.settings.channel).await?;
-                    loaded.release(&channel.release).await
-                }
+        self.ask(stop, async |loaded: Loaded| match version {
+            Some(version) => loaded.release(version).await,
+            None => {
+                let channel = loaded.channel(&self.settings.channel).await?;
+                loaded.release(&channel.release).await
             }
         })
     }

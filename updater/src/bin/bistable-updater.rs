@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 use updater::config::{self, Config, ReadConfigError};
 use updater::driver::{self, Handle};
-use updater::fetch::{BuildClientError, Fetcher, Patience, build_client};
+use updater::fetch::{BuildClientError, Fetcher, Patience, Throttle, build_client};
 use updater::host::{FindDiskError, Paths, SystemClock, ThisNode};
 use updater::metrics::{self, Metrics};
 use updater::network::RemoteRepository;
@@ -211,7 +211,7 @@ fn network(config: &Config, paths: &Paths) -> Result<RemoteRepository<SystemCloc
     let patience = Patience::default();
     let client = build_client(&patience, &config.ca_certificates).map_err(DaemonError::Client)?;
     let settings = trust::Settings {
-        repository: config.repository.clone(),
+        repositories: config.servers(),
         channel: config.channel.clone(),
         root_of_trust: trust::ROOT_OF_TRUST.into(),
         store: trust::STORE.into(),
@@ -227,7 +227,8 @@ fn network(config: &Config, paths: &Paths) -> Result<RemoteRepository<SystemCloc
             SystemClock,
             runtime.clone(),
         ),
-        fetcher: Fetcher::new(config.repository.clone(), client, patience, runtime),
+        fetcher: Fetcher::new(config.servers(), client, patience, runtime)
+            .throttled(Throttle::new(config.bandwidth)),
     })
 }
 

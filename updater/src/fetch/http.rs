@@ -1,8 +1,11 @@
 use std::error::Error;
 use std::fmt::Write;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, RANGE};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Response, StatusCode, Url, redirect};
 
 use super::patience::Patience;
 use crate::authorities::Authorities;
@@ -11,23 +14,68 @@ use crate::ports::Cause;
 /// Enough for a CDN in front of a bucket; a loop ends here.
 const MAX_REDIRECTS: usize = 5;
 
+/// How much one connection of HTTP/2 may hold for us unread, in all its streams
+/// together, and in each of them. The four of a transfer go through one; at
+/// 100 ms of round trip that is 20 MiB/s.
+const HTTP2_WINDOW: u32 = 2 << 20;
+const HTTP2_STREAM_WINDOW: u32 = 1 << 20;
+/// Kept for the next request; as many as a transfer has.
+const IDLE_CONNECTIONS: usize = 4;
+
 /// Why no connection can be made at all.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up the HTTP client")]
 pub struct BuildClientError(#[from] reqwest::Error);
 
+/// Speaks HTTP/1.1 and HTTP/2, with TLS and without.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    /// Why no server with TLS can be believed.
+    no_tls: Option<Arc<str>>,
+}
+
 /// Returns the client that metadata and blobs are fetched with. TLS believes the
-/// system's authorities (`/etc/ssl/certs` of the image) and `authorities`; bodies come as they lie on the server, never
-/// unpacked on the way, so that no small body can grow.
+/// system's authorities (`/etc/ssl/certs` of the image) and `authorities`. Bodies come as they lie on the server, never
+/// unpacked on the way, so that no small body can grow. Proxies are taken from
+/// the environment, as `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name them.
+///
+/// A node without any authority gets a client all the same: it may update from
+/// a folder, or without TLS, since no server is believed in what it serves.
 pub fn build_client(
     patience: &Patience,
     authorities: &Authorities,
 ) -> Result<Client, BuildClientError> {
-    let policy = redirect::Policy::custom(|attempt| {
-        let secure = attempt
-            .previous()
-            .first()
-            .is_some_and(|url| url.scheme() == "https");
+    let common = || {
+        reqwest::Client::builder()
+            .user_agent(concat!("bistable/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirects())
+            .referer(false)
+            .connect_timeout(patience.connect)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .http2_initial_connection_window_size(HTTP2_WINDOW)
+            .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW)
+    };
+    let certificates = authorities.certificates()?;
+    let system = common()
+        .tls_certs_merge(certificates.iter().cloned())
+        .build();
+    let (http, no_tls) = match system {
+        Ok(http) => (http, None),
+        Err(error) => {
+            let why = certificates.is_empty().then(|| chain(&error).into());
+            (common().tls_certs_only(certificates).build()?, why)
+        }
+    };
+    if let Some(why) = &no_tls {
+        tracing::warn!(%why, "no server can be reached over https");
+    }
+    Ok(Client { http, no_tls })
+}
+
+fn redirects() -> redirect::Policy {
+    redirect::Policy::custom(|attempt| {
+        let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
         if attempt.previous().len() > MAX_REDIRECTS {
             attempt.error("too many redirects")
         } else if secure && attempt.url().scheme() != "https" {
@@ -35,19 +83,17 @@ pub fn build_client(
         } else {
             attempt.follow()
         }
-    });
-    let client = Client::builder()
-        .user_agent(concat!("bistable/", env!("CARGO_PKG_VERSION")))
-        .redirect(policy)
-        .tls_certs_merge(authorities.certificates()?)
-        .referer(false)
-        .connect_timeout(patience.connect)
-        // Idle time and stalls are counted where bodies are read; this bounds
-        // what comes before a body.
-        .read_timeout(patience.idle)
-        .pool_max_idle_per_host(2)
-        .build()?;
-    Ok(client)
+    })
+}
+
+/// What is asked for of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    Whole,
+    /// From this byte on.
+    From(u64),
+    /// These bytes, of which there are some.
+    Within(Range<u64>),
 }
 
 /// What went wrong with a request.
@@ -63,20 +109,58 @@ pub(crate) enum Failure {
     PastEnd(Option<u64>),
 }
 
-/// Asks for `url` from byte `offset` on.
-pub(crate) async fn request(client: &Client, url: &Url, offset: u64) -> Result<Response, Failure> {
-    let mut request = client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
-    if offset > 0 {
-        request = request.header(RANGE, format!("bytes={offset}-"));
+/// Asks for `url`, or a part of it.
+pub(crate) async fn request(client: &Client, url: &Url, part: &Part) -> Result<Response, Failure> {
+    if let Some(why) = client.no_tls.as_ref().filter(|_| url.scheme() == "https") {
+        let why = format!("this node knows nobody who vouches for servers: {why}");
+        return Err(Failure::Lasting(why.into()));
     }
+    let mut request = client
+        .http
+        .get(url.clone())
+        .header(ACCEPT_ENCODING, "identity");
+    request = match part {
+        Part::Whole => request,
+        Part::From(start) => request.header(RANGE, format!("bytes={start}-")),
+        Part::Within(range) => {
+            let last = range.end.saturating_sub(1);
+            request.header(RANGE, format!("bytes={}-{last}", range.start))
+        }
+    };
     match request.send().await {
         Ok(response) => Ok(response),
-        // A loop of redirects does not end by asking again.
-        Err(error) if error.is_redirect() || error.is_builder() => {
+        // A loop of redirects does not end by asking again, and no certificate
+        // gets better within a minute.
+        Err(error) if error.is_redirect() || error.is_builder() || is_untrusted(&error) => {
             Err(Failure::Lasting(chain(&error).into()))
         }
         Err(error) => Err(Failure::Passing(chain(&error).into())),
     }
+}
+
+/// Returns whether the server's certificate, or its kind of TLS, was refused.
+fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(
+            rustls::Error::InvalidCertificate(_)
+            | rustls::Error::NoCertificatesPresented
+            | rustls::Error::PeerIncompatible(_),
+        ) = cause.downcast_ref()
+        {
+            return true;
+        }
+        // An I/O error carries the one that it was made of, and passes it over
+        // when it is asked for its source.
+        let carried = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        next = match carried {
+            Some(carried) => Some(carried),
+            None => cause.source(),
+        };
+    }
+    false
 }
 
 /// Returns whether `response` brings the file, and not an excuse.
@@ -107,10 +191,10 @@ pub(crate) fn check_answer(response: &Response) -> Result<(), Failure> {
 }
 
 /// A `Content-Range` header: `bytes 5-9/10`, `bytes */10`, `bytes 5-9/*`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ContentRange {
-    /// The first byte that the body holds; `None` if it holds none.
-    pub(crate) start: Option<u64>,
+    /// The bytes that the body holds; `None` if it holds none.
+    pub(crate) body: Option<Range<u64>>,
     /// The size of the whole file, if the server knows it.
     pub(crate) size: Option<u64>,
 }
@@ -123,19 +207,20 @@ impl ContentRange {
 
     fn parse(text: &str) -> Option<Self> {
         let (range, size) = text.strip_prefix("bytes ")?.trim().split_once('/')?;
-        let start = match range {
+        let body = match range {
             "*" => None,
             range => {
-                let (start, end) = range.split_once('-')?;
-                let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
-                (start <= end).then_some(Some(start))?
+                let (start, last) = range.split_once('-')?;
+                let (start, last): (u64, u64) = (start.parse().ok()?, last.parse().ok()?);
+                let end = last.checked_add(1)?;
+                (start < end).then_some(Some(start..end))?
             }
         };
         let size = match size {
             "*" => None,
             size => Some(size.parse().ok()?),
         };
-        Some(Self { start, size })
+        Some(Self { body, size })
     }
 }
 
@@ -162,17 +247,18 @@ mod tests {
 
     #[test]
     fn content_ranges_are_read_as_the_standard_writes_them() {
-        let range = |start, size| Some(ContentRange { start, size });
+        let range = |body, size| Some(ContentRange { body, size });
         for (text, expected) in [
-            ("bytes 5-9/10", range(Some(5), Some(10))),
-            ("bytes 0-0/1", range(Some(0), Some(1))),
+            ("bytes 5-9/10", range(Some(5..10), Some(10))),
+            ("bytes 0-0/1", range(Some(0..1), Some(1))),
             ("bytes */10", range(None, Some(10))),
-            ("bytes 5-9/*", range(Some(5), None)),
+            ("bytes 5-9/*", range(Some(5..10), None)),
             ("bytes 9-5/10", None),
             ("bytes=5-9/10", None),
             ("bytes 5-9", None),
             ("bytes -/", None),
             ("bytes 99999999999999999999-/1", None),
+            ("bytes 0-18446744073709551615/*", None),
         ] {
             assert_eq!(ContentRange::parse(text), expected, "{text}");
         }

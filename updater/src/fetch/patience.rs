@@ -40,17 +40,30 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Returns the waits between attempts, in order.
-    pub(crate) fn waits(&self) -> impl Iterator<Item = Duration> + use<> {
-        let (first, longest) = (self.first_wait, self.longest_wait);
-        (0..self.retries).map(move |number| {
-            let whole = first
-                .saturating_mul(2_u32.saturating_pow(number))
-                .min(longest);
-            // Half to all of it: a fleet that lost its server together must
-            // not come back together.
-            whole / 2 + whole / 2 * chance() / 256
-        })
+    /// Returns the patience with a server while another one could be asked.
+    pub(crate) fn with_another(&self) -> Self {
+        Self {
+            connect: self.connect.min(Duration::from_secs(5)),
+            idle: self.idle.min(Duration::from_secs(15)),
+            stall: self.stall.min(Duration::from_secs(30)),
+            retries: self.retries.min(2),
+            ..self.clone()
+        }
+    }
+
+    /// Returns how long to wait before asking again, `attempts` times having
+    /// done so in vain; `None` once that is enough.
+    pub(crate) fn wait(&self, attempts: u32) -> Option<Duration> {
+        if attempts >= self.retries {
+            return None;
+        }
+        let whole = self
+            .first_wait
+            .saturating_mul(2_u32.saturating_pow(attempts))
+            .min(self.longest_wait);
+        // Half to all of it: a fleet that lost its server together must
+        // not come back together.
+        Some(whole / 2 + whole / 2 * chance() / 256)
     }
 }
 
@@ -67,12 +80,30 @@ mod tests {
     #[test]
     fn waits_grow_to_a_limit_and_end() {
         let patience = Patience::default();
-        let waits: Vec<_> = patience.waits().collect();
+        let waits: Vec<_> = (0..).map_while(|number| patience.wait(number)).collect();
         assert_eq!(waits.len(), 7);
         let mut whole = patience.first_wait;
         for wait in waits {
             assert!(wait >= whole / 2 && wait <= whole, "{wait:?} of {whole:?}");
             whole = (whole * 2).min(patience.longest_wait);
         }
+    }
+
+    #[test]
+    fn another_server_shortens_the_patience_with_the_first() {
+        let patience = Patience::default();
+        let short = patience.with_another();
+        let waits = |patience: &Patience| {
+            let waits = (0..).map_while(|number| patience.wait(number));
+            waits.sum::<Duration>()
+        };
+        assert!(waits(&patience) > Duration::from_secs(30));
+        assert!(waits(&short) < Duration::from_secs(2));
+        // Somebody who has none gets no more.
+        let none = Patience {
+            retries: 0,
+            ..patience
+        };
+        assert_eq!(none.with_another().wait(0), None);
     }
 }

@@ -1,185 +1,359 @@
+//! One connection's work: asks, holds the answer to what was asked, waits, asks
+//! again, and sends on what came in pieces of whole blocks.
+
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use reqwest::{Client, Response, StatusCode, Url};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use reqwest::{Response, StatusCode, Url};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::http::{ContentRange, Failure, chain, check_answer, request};
-use super::{Patience, REFUSED, Sink};
-use crate::ports::{Cause, FetchError, Verdict};
+use super::Patience;
+use super::answer::{Answer, Fault};
+use super::http::{Client, Failure, Part, chain, check_answer, request};
+use super::missing::Missing;
+use super::pieces::{Piece, Pieces};
+use super::throttle::Throttle;
+use crate::ports::{Cause, FetchError, RangeSupport, Stop};
 
-/// The largest piece that a sink gets, in bytes.
-const PIECE: usize = 256 * 1024;
+/// The least that is asked for at once, if so much is missing in a row: less
+/// would be mostly round trips.
+const LEAST_PART: u64 = 256 * 1024;
+/// The most: what one connection has taken on, no other can.
+const MOST_PART: u64 = 8 << 20;
 /// How often a server may say that a blob ends too early. A mirror in the
 /// middle of a copy may be right a little later; a lie stays one.
 const MAX_SHORT_ANSWERS: u32 = 3;
+/// How long a piece that is not full waits for more, so that little is lost
+/// when the power is.
+const HELD: Duration = Duration::from_secs(1);
 
-/// One blob on its way, over as many connections as it takes.
+/// What the connections to one server have in common.
 #[derive(Debug)]
-pub(super) struct Transfer {
-    url: Url,
-    offset: u64,
-    end: u64,
-    size: u64,
-    short_answers: u32,
+pub(super) struct Line {
+    pub(super) client: Client,
+    pub(super) url: Url,
+    /// The blob's.
+    pub(super) size: u64,
+    /// Pieces end on a multiple of this.
+    pub(super) grain: u64,
+    pub(super) patience: Patience,
+    pub(super) stop: Stop,
+    pub(super) throttle: Throttle,
+    pub(super) received: Arc<AtomicU64>,
+    /// What nobody has taken on.
+    pub(super) queue: Mutex<Missing>,
 }
 
-/// How an attempt ended that did not bring everything.
+/// How a connection goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Reads from the first missing byte to the last, and drops what nobody
+    /// wants. A server that starts from the beginning will do.
+    Through,
+    /// Asks for one part after the other.
+    Parts,
+}
+
+/// What a connection tells.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(super) enum Event {
+    Ranges(RangeSupport),
+    Piece(Piece),
+    /// The last.
+    Failed(FetchError),
+}
+
+/// Why an attempt did not bring everything.
+#[derive(Debug)]
+enum Broken {
     /// Asking again may help.
     TryAgain(FetchError),
     /// It will not.
     GiveUp(FetchError),
+    /// A pause was too long to keep the connection.
+    Paused,
+    /// The whole comes where a part was asked for.
+    NoParts,
+    /// Nobody listens any more.
+    Unheard,
+}
+
+/// A connection at work.
+#[derive(Debug)]
+struct Transfer {
+    line: Arc<Line>,
+    way: Way,
+    events: mpsc::Sender<Event>,
+    /// What this connection has taken on, and has not got.
+    missing: Missing,
+    pieces: Pieces,
+    told: RangeSupport,
+    short_answers: u32,
+    /// Attempts without progress, and bytes since the first of them.
+    attempts: u32,
+    progress: u64,
+}
+
+/// Works until nothing is left to take on, or the server has failed for good.
+pub(super) async fn work(line: Arc<Line>, way: Way, events: mpsc::Sender<Event>) {
+    let pieces = Pieces::new(line.grain);
+    let mut transfer = Transfer {
+        line,
+        way,
+        events,
+        missing: Missing::default(),
+        pieces,
+        told: RangeSupport::Unknown,
+        short_answers: 0,
+        attempts: 0,
+        progress: 0,
+    };
+    while transfer.take_on() {
+        if transfer.bring().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// All was told that there is to tell.
+struct Over;
+
+impl Line {
+    pub(super) fn queue(&self) -> MutexGuard<'_, Missing> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Transfer {
-    /// Returns a transfer of the bytes `range` of a file of `size`.
-    pub(super) const fn new(url: Url, range: Range<u64>, size: u64) -> Self {
-        Self {
-            url,
-            offset: range.start,
-            end: range.end,
-            size,
-            short_answers: 0,
+    /// Takes on what is to be brought next, if anything is left.
+    fn take_on(&mut self) -> bool {
+        let mut queue = self.line.queue();
+        self.missing = match self.way {
+            Way::Through => std::mem::take(&mut *queue),
+            Way::Parts => {
+                let most = (queue.bytes() / 16).clamp(LEAST_PART, MOST_PART);
+                let part = queue.take(most / self.line.grain * self.line.grain);
+                Missing::of(part.as_slice(), self.line.size)
+            }
+        };
+        !self.missing.is_empty()
+    }
+
+    /// Brings what was taken on, over as many connections as it takes.
+    async fn bring(&mut self) -> Result<(), Over> {
+        while let Some(first) = self.missing.first() {
+            let attempt = self.attempt(first).await;
+            // What came is good, however it ended.
+            let sent = self.send_whole().await;
+            match attempt.and(sent) {
+                Ok(()) => {}
+                Err(Broken::Paused) => self.line.stop.resumed().await,
+                Err(Broken::NoParts) => {
+                    drop(self.tell(RangeSupport::No).await);
+                    return Err(Over);
+                }
+                Err(Broken::Unheard) => return Err(Over),
+                Err(Broken::GiveUp(error)) => return self.fail(error).await,
+                Err(Broken::TryAgain(error)) => self.wait(error).await?,
+            }
         }
+        Ok(())
     }
 
-    pub(super) const fn url(&self) -> &Url {
-        &self.url
+    async fn fail(&self, error: FetchError) -> Result<(), Over> {
+        // If nobody listens, nobody has to know.
+        drop(self.events.send(Event::Failed(error)).await);
+        Err(Over)
     }
 
-    /// Returns the next byte that the sink waits for.
-    pub(super) const fn offset(&self) -> u64 {
-        self.offset
+    async fn wait(&mut self, broken: FetchError) -> Result<(), Over> {
+        // A server that drops the line after every few bytes is not getting
+        // anywhere, so only a real piece counts.
+        if self.progress >= self.line.patience.progress {
+            self.attempts = 0;
+        }
+        self.progress = 0;
+        let Some(wait) = self.line.patience.wait(self.attempts) else {
+            return self.fail(broken).await;
+        };
+        self.attempts += 1;
+        tracing::debug!(
+            url = %self.line.url,
+            offset = self.missing.first(),
+            error = %chain(&broken),
+            ?wait,
+            "transfer broke off, trying again",
+        );
+        tokio::time::sleep(wait).await;
+        Ok(())
     }
 
-    /// Asks once, and hands over what comes.
-    pub(super) async fn attempt(
-        &mut self,
-        client: &Client,
-        patience: &Patience,
-        sink: Sink<'_>,
-    ) -> Result<(), Broken> {
+    /// Asks once, and sends on what comes.
+    async fn attempt(&mut self, first: u64) -> Result<(), Broken> {
+        let last = self.missing.parts().last().map_or(first, |part| part.end);
+        let part = match self.way {
+            Way::Parts => Part::Within(first..last),
+            Way::Through if first > 0 => Part::From(first),
+            Way::Through => Part::Whole,
+        };
+        let patience = &self.line.patience;
         let limit = patience.connect + patience.idle;
-        let response = match timeout(limit, request(client, &self.url, self.offset)).await {
+        let asked = request(&self.line.client, &self.line.url, &part);
+        let response = match timeout(limit, asked).await {
             Ok(Ok(response)) => response,
-            Ok(Err(failure)) => return Err(self.failed(failure)),
+            Ok(Err(failure)) => return Err(self.failed(failure, first)),
             Err(_) => return Err(self.passing(silent(limit))),
         };
-        check_answer(&response).map_err(|failure| self.failed(failure))?;
-        let skip = self.check_place(&response)?;
-        self.receive(response, skip, patience, sink).await
-    }
-
-    /// Holds the answer's headers against the blob, and returns how many bytes
-    /// of the body lie before the offset.
-    fn check_place(&mut self, response: &Response) -> Result<u64, Broken> {
-        let start = if response.status() == StatusCode::PARTIAL_CONTENT {
-            let range = ContentRange::of(response)
-                .ok_or_else(|| self.corrupt("a part comes without saying which".to_owned()))?;
-            if range.start != Some(self.offset) {
-                return Err(self.corrupt(format!(
-                    "bytes from {} were asked for, those from {} come",
-                    self.offset,
-                    range
-                        .start
-                        .map_or_else(|| "nowhere".to_owned(), |start| start.to_string()),
-                )));
-            }
-            if let Some(found) = range.size {
-                self.check_size(found)?;
-            }
-            self.offset
-        } else {
-            // A server without ranges starts from the beginning.
-            0
-        };
-        if let Some(length) = response.content_length() {
-            self.check_size(start.saturating_add(length))?;
+        if let Err(failure) = check_answer(&response) {
+            return Err(self.failed(failure, first));
         }
-        Ok(self.offset - start)
-    }
-
-    fn check_size(&mut self, found: u64) -> Result<(), Broken> {
-        match found.cmp(&self.size) {
-            std::cmp::Ordering::Less => Err(self.short(found)),
-            std::cmp::Ordering::Equal => Ok(()),
-            std::cmp::Ordering::Greater => Err(self.corrupt(format!(
-                "it has {found} bytes, the release says {}",
-                self.size
-            ))),
+        if self.way == Way::Parts && response.status() == StatusCode::OK {
+            return Err(Broken::NoParts);
         }
+        let answer = Answer::of(&response, &part, self.line.size).map_err(|fault| match fault {
+            Fault::Other(why) => self.corrupt(why),
+            Fault::Short(found) => self.short(found),
+        })?;
+        self.tell(answer.ranges).await?;
+        self.receive(response, answer.body).await
     }
 
-    async fn receive(
-        &mut self,
-        response: Response,
-        mut skip: u64,
-        patience: &Patience,
-        sink: Sink<'_>,
-    ) -> Result<(), Broken> {
+    async fn tell(&mut self, ranges: RangeSupport) -> Result<(), Broken> {
+        if ranges == RangeSupport::Unknown || ranges == self.told {
+            return Ok(());
+        }
+        self.told = ranges;
+        let sent = self.events.send(Event::Ranges(ranges)).await;
+        sent.map_err(|_| Broken::Unheard)
+    }
+
+    /// Takes a body, which holds the bytes `place`.
+    async fn receive(&mut self, response: Response, place: Range<u64>) -> Result<(), Broken> {
         let mut body = response.bytes_stream();
+        let mut at = place.start;
         let (mut waited, mut arrived) = (Duration::ZERO, 0);
         loop {
+            if self.line.stop.is_paused() {
+                let resumed = timeout(self.line.patience.idle, self.line.stop.resumed());
+                if resumed.await.is_err() {
+                    return Err(Broken::Paused);
+                }
+            }
             let asked = Instant::now();
-            let chunk = match timeout(patience.idle, body.next()).await {
-                Ok(Some(Ok(chunk))) => chunk,
-                Ok(Some(Err(error))) => return Err(self.passing(chain(&error).into())),
-                Ok(None) => return Err(self.short(self.offset)),
-                Err(_) => return Err(self.passing(silent(patience.idle))),
+            let Some(chunk) = self.next(&mut body).await? else {
+                return Err(self.ended(at));
             };
-            // Only the wait for the network counts: the sink writes to a disk.
+            let count = len(&chunk);
+            self.line.received.fetch_add(count, Ordering::Relaxed);
+            // Only the wait for the network counts: whoever takes the pieces writes to
+            // a disk.
             waited += asked.elapsed();
-            arrived += len(&chunk);
-            if arrived >= patience.progress {
+            arrived += count;
+            if arrived >= self.line.patience.progress {
                 (waited, arrived) = (Duration::ZERO, 0);
-            } else if waited >= patience.stall {
+            } else if waited >= self.line.patience.stall {
                 let why = format!("only {arrived} bytes came in {} s", waited.as_secs());
                 return Err(self.passing(why.into()));
             }
+            self.line.throttle.pass(count).await;
 
-            let dropped = skip.min(len(&chunk));
-            skip -= dropped;
-            let new = usize::try_from(dropped)
-                .ok()
-                .and_then(|dropped| chunk.get(dropped..));
-            let new = new.expect("no more is dropped than the chunk has");
-            if len(new) > self.size - self.offset {
-                return Err(self.corrupt(format!("it goes on after its {} bytes", self.size)));
+            if count > place.end - at {
+                let why = format!("it goes on after its byte {}", place.end);
+                return Err(self.corrupt(why));
             }
-            let wanted = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
-            for piece in new.get(..wanted).unwrap_or(new).chunks(PIECE) {
-                match sink(piece) {
-                    Verdict::Taken => {}
-                    Verdict::Bad | Verdict::BadWhole => {
-                        return Err(self.corrupt(REFUSED.to_owned()));
-                    }
-                    Verdict::Stop => return Err(Broken::GiveUp(FetchError::Stopped)),
-                }
-                self.offset += len(piece);
-            }
+            self.take(at, &chunk).await?;
+            at += count;
             // Not a read further: what comes now may never end.
-            if self.offset == self.end {
+            if self.missing.is_empty() {
                 return Ok(());
             }
         }
     }
 
-    fn failed(&mut self, failure: Failure) -> Broken {
+    /// Waits for a chunk of the body, but does not keep what came before it.
+    async fn next(
+        &mut self,
+        body: &mut (impl Stream<Item = reqwest::Result<Bytes>> + Unpin),
+    ) -> Result<Option<Bytes>, Broken> {
+        let idle = self.line.patience.idle;
+        let held = HELD.min(idle / 2);
+        let chunk = match timeout(held, body.next()).await {
+            Ok(chunk) => chunk,
+            Err(_) => {
+                self.send_whole().await?;
+                let late = timeout(idle.saturating_sub(held), body.next()).await;
+                late.map_err(|_| self.passing(silent(idle)))?
+            }
+        };
+        chunk
+            .transpose()
+            .map_err(|error| self.passing(chain(&error).into()))
+    }
+
+    /// Takes what is wanted of bytes that lie at `at`.
+    async fn take(&mut self, at: u64, chunk: &[u8]) -> Result<(), Broken> {
+        let end = at + len(chunk);
+        let mut from = at;
+        while let Some(part) = self.missing.next_from(from).filter(|part| part.start < end) {
+            let part = part.start..part.end.min(end);
+            let bytes = within(chunk, part.start - at..part.end - at);
+            self.missing.remove(part.clone());
+            self.progress += len(bytes);
+            from = part.end;
+            let full = self.pieces.push(part.start, bytes);
+            self.send(full).await?;
+        }
+        let came = self.pieces.end();
+        if self
+            .missing
+            .next_from(came)
+            .is_none_or(|next| next.start > came)
+        {
+            // The end of a part: it may end within a block, if the blob does.
+            let rest = self.pieces.take_all();
+            self.send(rest).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends on the whole blocks that have come.
+    async fn send_whole(&mut self) -> Result<(), Broken> {
+        let whole = self.pieces.take_whole();
+        self.send(whole).await
+    }
+
+    async fn send(&self, pieces: impl IntoIterator<Item = Piece>) -> Result<(), Broken> {
+        for piece in pieces {
+            let sent = self.events.send(Event::Piece(piece)).await;
+            sent.map_err(|_| Broken::Unheard)?;
+        }
+        Ok(())
+    }
+
+    /// Says why a body may end at `at`, though bytes are missing.
+    fn ended(&mut self, at: u64) -> Broken {
+        match self.way {
+            Way::Through => self.short(self.missing.first().unwrap_or(at)),
+            // Servers may send less than was asked for.
+            Way::Parts => self.passing(format!("the answer ends at byte {at}").into()),
+        }
+    }
+
+    fn failed(&mut self, failure: Failure, first: u64) -> Broken {
         match failure {
             Failure::Passing(source) => self.passing(source),
             Failure::Lasting(source) | Failure::NotFound(source) => {
                 Broken::GiveUp(self.unreachable(source))
             }
-            Failure::PastEnd(size) => match size {
-                Some(size) if size > self.offset => self.corrupt(format!(
-                    "it has {size} bytes, but none from {} on",
-                    self.offset
-                )),
-                size => self.short(size.unwrap_or(self.offset)),
-            },
+            Failure::PastEnd(Some(size)) if size > first => {
+                self.corrupt(format!("it has {size} bytes, but none from {first} on"))
+            }
+            Failure::PastEnd(size) => self.short(size.unwrap_or(first)),
         }
     }
 
@@ -189,14 +363,14 @@ impl Transfer {
 
     fn unreachable(&self, source: Cause) -> FetchError {
         FetchError::RepositoryUnreachable {
-            url: self.url.to_string(),
+            url: self.line.url.to_string(),
             source,
         }
     }
 
     fn corrupt(&self, why: String) -> Broken {
         Broken::GiveUp(FetchError::BlobCorrupt {
-            url: self.url.to_string(),
+            url: self.line.url.to_string(),
             why,
         })
     }
@@ -204,9 +378,9 @@ impl Transfer {
     fn short(&mut self, found: u64) -> Broken {
         self.short_answers += 1;
         let error = FetchError::BlobTruncated {
-            url: self.url.to_string(),
+            url: self.line.url.to_string(),
             found,
-            expected: self.size,
+            expected: self.line.size,
         };
         if self.short_answers < MAX_SHORT_ANSWERS {
             Broken::TryAgain(error)
@@ -222,4 +396,12 @@ fn silent(limit: Duration) -> Cause {
 
 fn len(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).expect("memory is smaller than 2^64 bytes")
+}
+
+fn within(bytes: &[u8], range: Range<u64>) -> &[u8] {
+    let place = |at| usize::try_from(at).ok();
+    place(range.start)
+        .zip(place(range.end))
+        .and_then(|(start, end)| bytes.get(start..end))
+        .expect("a part that was clipped to the bytes lies in them")
 }

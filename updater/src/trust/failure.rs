@@ -4,7 +4,8 @@ use tough::error::Error as TufError;
 
 use super::transport::MetadataFailure;
 use crate::config::Repository;
-use crate::ports::ReleasesError;
+use crate::fetch::chain;
+use crate::ports::{Cause, ReleasesError};
 
 /// Tells the failures of one repository apart.
 #[derive(Debug, Clone)]
@@ -89,6 +90,53 @@ impl Failures {
             };
         }
         self.untrusted(error.to_string())
+    }
+}
+
+/// Makes one failure of those of all repositories. What it is called goes after
+/// the worst that was found: that somebody lies, that a date has passed, that
+/// nobody answers.
+pub(super) fn sum(mut failures: Vec<ReleasesError>) -> Option<ReleasesError> {
+    let worst = (0..failures.len()).max_by_key(|number| {
+        let severity = failures.get(*number).map_or(0, severity);
+        // Of equals, the one that was asked first.
+        (severity, std::cmp::Reverse(*number))
+    })?;
+    let worst = failures.remove(worst);
+    if failures.is_empty() {
+        return Some(worst);
+    }
+    let others: Vec<_> = failures.iter().map(|failure| chain(failure)).collect();
+    let also = |source: Cause| -> Cause {
+        format!("{}; also, {}", chain(&*source), others.join("; ")).into()
+    };
+    Some(match worst {
+        ReleasesError::MetadataExpired { repository, source } => {
+            let source = also(source);
+            ReleasesError::MetadataExpired { repository, source }
+        }
+        ReleasesError::MetadataUntrusted { repository, source } => {
+            let source = also(source);
+            ReleasesError::MetadataUntrusted { repository, source }
+        }
+        ReleasesError::RepositoryUnreachable { repository, source } => {
+            let source = also(source);
+            ReleasesError::RepositoryUnreachable { repository, source }
+        }
+        worst @ (ReleasesError::UnknownVersion { .. }
+        | ReleasesError::Local { .. }
+        | ReleasesError::Stopped) => worst,
+    })
+}
+
+fn severity(failure: &ReleasesError) -> u8 {
+    match failure {
+        ReleasesError::MetadataUntrusted { .. } => 3,
+        ReleasesError::MetadataExpired { .. } => 2,
+        ReleasesError::RepositoryUnreachable { .. } => 1,
+        ReleasesError::UnknownVersion { .. }
+        | ReleasesError::Local { .. }
+        | ReleasesError::Stopped => 0,
     }
 }
 

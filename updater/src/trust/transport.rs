@@ -2,21 +2,21 @@
 
 use futures_util::{StreamExt, stream};
 use release::limits::MAX_TUF_TARGETS_BYTES;
-use reqwest::{Client, Url};
+use reqwest::Url;
 use tokio::time::timeout;
 use tough::{
     Bytes, FilesystemTransport, Transport, TransportError, TransportErrorKind, TransportStream,
     async_trait,
 };
 
-use crate::fetch::{Failure, Patience, chain, check_answer, request};
+use crate::fetch::{Client, Failure, Part, Patience, chain, check_answer, request};
 use crate::ports::Cause;
 
 /// No file that `tough` asks for is larger: the largest is targets.json.
 const MAX_BYTES: u64 = MAX_TUF_TARGETS_BYTES;
 /// How often a file is asked for again. Blobs have more patience: they are
 /// what a bad line breaks, and a check comes again by itself.
-const MAX_RETRIES: usize = 3;
+const MAX_RETRIES: u32 = 3;
 
 /// Fetches metadata files.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ impl MetadataTransport {
         if url.scheme() == "file" {
             return read_local(url).await;
         }
-        let mut waits = self.patience.waits().take(MAX_RETRIES);
+        let mut attempts = 0;
         loop {
             let failure = match self.read_once(url).await {
                 Ok(bytes) => return Ok(bytes),
@@ -52,7 +52,9 @@ impl MetadataTransport {
             };
             let (kind, cause) = match failure {
                 Failure::Passing(cause) => {
-                    if let Some(wait) = waits.next() {
+                    let wait = self.patience.wait(attempts);
+                    if let Some(wait) = wait.filter(|_| attempts < MAX_RETRIES) {
+                        attempts += 1;
                         tokio::time::sleep(wait).await;
                         continue;
                     }
@@ -80,7 +82,7 @@ impl MetadataTransport {
             Once::Failed(Failure::Passing(why.into()))
         };
         let limit = self.patience.connect + self.patience.idle;
-        let response = timeout(limit, request(&self.client, url, 0))
+        let response = timeout(limit, request(&self.client, url, &Part::Whole))
             .await
             .map_err(silent)?
             .map_err(Once::Failed)?;

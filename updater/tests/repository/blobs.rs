@@ -4,39 +4,14 @@ use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use release::{Blob, Digest};
 use updater::authorities::Authorities;
-use updater::config::Repository;
-use updater::fetch::{Fetcher, Patience, build_client};
+use updater::fetch::{Fetcher, build_client};
 use updater::ports::{Fetch, FetchError, Stopper, Verdict};
 
 use crate::web::{
-    Request, Server, haste, head, patience, runtime, silence, sound, sound_head, status,
+    Request, Server, blob, content, fetcher, haste, head, patience, runtime, silence, sound,
+    sound_head, status,
 };
-
-/// Bytes of which no two places look alike.
-fn content(size: usize) -> Vec<u8> {
-    (0..size)
-        .map(|at| u8::try_from((at ^ (at >> 8) ^ (at >> 16)) & 0xff).unwrap())
-        .collect()
-}
-
-fn blob(size: usize) -> Blob {
-    Blob {
-        sha256: Digest::new([0xb1; 32]),
-        size: u64::try_from(size).unwrap(),
-    }
-}
-
-fn patient_fetcher(address: &str, patience: Patience) -> Fetcher {
-    let client = build_client(&patience, &Authorities::default()).unwrap();
-    let repository = Repository::parse(address).unwrap();
-    Fetcher::new(Some(repository), client, patience, runtime())
-}
-
-fn fetcher(address: &str) -> Fetcher {
-    patient_fetcher(address, patience())
-}
 
 /// Fetches `offset..size` and returns how that ended and what came.
 fn fetch(address: &str, size: usize, offset: u64) -> (Result<(), FetchError>, Vec<u8>) {
@@ -46,7 +21,7 @@ fn fetch(address: &str, size: usize, offset: u64) -> (Result<(), FetchError>, Ve
         taken.extend_from_slice(bytes);
         Verdict::Taken
     };
-    let result = fetcher(address).fetch(&blob(size), offset, &stop, &mut sink);
+    let result = fetcher(&[address], patience()).fetch(&blob(size), offset, &stop, &mut sink);
     (result, taken)
 }
 
@@ -301,7 +276,7 @@ fn a_silent_server_is_left_in_time() {
             }
             silence(stream)
         });
-        let mut fetcher = patient_fetcher(server.address(), haste());
+        let mut fetcher = fetcher(&[server.address()], haste());
         let (_stopper, stop) = Stopper::new();
         let begun = Instant::now();
         let result = fetcher.fetch(&blob(10_000), 0, &stop, &mut |_| Verdict::Taken);
@@ -330,7 +305,7 @@ fn a_server_that_drips_is_left_in_time() {
     let mut taken = 0;
     let begun = Instant::now();
     let result =
-        patient_fetcher(server.address(), haste()).fetch(&blob(100_000), 0, &stop, &mut |bytes| {
+        fetcher(&[server.address()], haste()).fetch(&blob(100_000), 0, &stop, &mut |bytes| {
             taken += bytes.len();
             Verdict::Taken
         });
@@ -413,7 +388,7 @@ fn a_node_without_a_repository_says_how_to_set_one() {
 fn a_transfer_stops_when_it_is_told_to_even_by_a_silent_server() {
     let server = Server::start(|_, stream| silence(stream));
     let (stopper, stop) = Stopper::new();
-    let mut fetcher = fetcher(server.address());
+    let mut fetcher = fetcher(&[server.address()], patience());
     let fetching =
         std::thread::spawn(move || fetcher.fetch(&blob(10), 0, &stop, &mut |_| Verdict::Taken));
     while server.requests().is_empty() {
@@ -430,14 +405,15 @@ fn a_transfer_stops_when_its_sink_has_enough() {
     let server = Server::start(move |request, stream| sound(request, stream, &content));
     let (_stopper, stop) = Stopper::new();
     let mut pieces = 0;
-    let result = fetcher(server.address()).fetch(&blob(3_000_000), 0, &stop, &mut |_| {
-        pieces += 1;
-        if pieces == 2 {
-            Verdict::Stop
-        } else {
-            Verdict::Taken
-        }
-    });
+    let result =
+        fetcher(&[server.address()], patience()).fetch(&blob(3_000_000), 0, &stop, &mut |_| {
+            pieces += 1;
+            if pieces == 2 {
+                Verdict::Stop
+            } else {
+                Verdict::Taken
+            }
+        });
     assert!(matches!(result, Err(FetchError::Stopped)), "{result:?}");
     assert_eq!(pieces, 2);
 }

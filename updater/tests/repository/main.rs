@@ -1,5 +1,6 @@
-//! Repositories of every kind, as a node meets them: `blobs` on bad servers,
-//! `metadata` from bad publishers, `tls` behind certificates.
+//! Repositories of every kind, as a node meets them: `blobs` on bad servers and
+//! `parts` of them, `mirrors` beside them, `metadata` from bad publishers, `tls`
+//! behind certificates, `http2` over TLS, all as an `environment` sets it.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,7 +9,11 @@
 )]
 
 mod blobs;
+mod environment;
+mod http2;
 mod metadata;
+mod mirrors;
+mod parts;
 mod publisher;
 mod tls;
 mod web;

@@ -46,7 +46,7 @@ impl Node {
         let root_of_trust = folder.path().join("root.json");
         fs::write(&root_of_trust, publisher.root()).unwrap();
         let settings = Settings {
-            repository: Some(Repository::parse(&publisher.url()).unwrap()),
+            repositories: vec![Repository::parse(&publisher.url()).unwrap()],
             channel: ChannelName::parse("stable").unwrap(),
             root_of_trust,
             store: folder.path().join("tuf"),
@@ -128,7 +128,7 @@ fn a_repository_over_http_is_read_as_one_in_a_folder() {
     });
     let mut node = Node::trusting(&publisher);
     let address = format!("{}/base", server.address());
-    node.settings.repository = Some(Repository::parse(&address).unwrap());
+    node.settings.repositories = vec![Repository::parse(&address).unwrap()];
     assert_eq!(node.release(None).unwrap(), release("1"));
 }
 
@@ -394,12 +394,12 @@ fn a_repository_that_is_not_there_is_unreachable() {
 
     for answer in ["404 Not Found", "500 Internal Server Error"] {
         let server = Server::start(move |_, stream| status(stream, answer));
-        node.settings.repository = Some(Repository::parse(server.address()).unwrap());
+        node.settings.repositories = vec![Repository::parse(server.address()).unwrap()];
         let (name, words) = told(node.refresh());
         assert_eq!(name, "unreachable", "{words}");
         assert!(words.contains(answer), "{words}");
     }
-    node.settings.repository = None;
+    node.settings.repositories.clear();
     let (name, words) = told(node.refresh());
     assert_eq!(name, "unreachable");
     assert!(words.contains("no repository is set"), "{words}");
@@ -419,8 +419,61 @@ fn a_server_that_fails_for_a_newer_root_does_not_pass_for_one_that_has_none() {
         crate::web::sound(request, stream, &content)
     });
     let mut node = Node::trusting(&publisher);
-    node.settings.repository = Some(Repository::parse(server.address()).unwrap());
+    node.settings.repositories = vec![Repository::parse(server.address()).unwrap()];
     assert_eq!(told(node.refresh()).0, "unreachable");
+}
+
+fn file_url(folder: &Path) -> Repository {
+    Repository::parse(&folder.display().to_string()).unwrap()
+}
+
+#[test]
+fn a_mirror_has_the_word_when_the_repository_has_none_to_be_believed() {
+    let (sound, old, foreign) = (folder(), folder(), folder());
+    let publisher = Publisher::of(sound.path(), &["1", "2"]);
+    publisher.publish();
+    let mut stale = Publisher::of(old.path(), &["1"]);
+    stale.timestamp_expires = days(-1);
+    stale.publish();
+    fs::create_dir_all(foreign.path().join("metadata")).unwrap();
+    fs::write(
+        foreign.path().join("metadata/timestamp.json"),
+        "<html>Log in</html>",
+    )
+    .unwrap();
+    let busy = Server::start(|_, stream| status(stream, "503 Service Unavailable"));
+
+    let mut node = Node::trusting(&publisher);
+    let bad = [
+        Repository::parse(busy.address()).unwrap(),
+        file_url(old.path()),
+        file_url(foreign.path()),
+    ];
+    node.settings.repositories = bad.to_vec();
+    node.settings.repositories.push(file_url(sound.path()));
+    assert_eq!(node.refresh().unwrap().channel.release.as_str(), "2");
+    assert_eq!(node.release(None).unwrap(), release("2"));
+
+    // None of them: the worst gives its name, and all are told.
+    node.settings.repositories = bad.to_vec();
+    let (name, words) = told(node.refresh());
+    assert_eq!(name, "untrusted");
+    for repository in &bad {
+        assert!(words.contains(&repository.to_string()), "{words}");
+    }
+    node.settings.repositories = bad[..2].to_vec();
+    assert_eq!(told(node.refresh()).0, "expired");
+}
+
+#[test]
+fn a_release_that_the_repository_does_not_know_is_not_looked_for_elsewhere() {
+    let (first, second) = (folder(), folder());
+    let publisher = Publisher::of(first.path(), &["1"]);
+    publisher.publish();
+    Publisher::of(second.path(), &["1", "2"]).publish();
+    let mut node = Node::trusting(&publisher);
+    node.settings.repositories = vec![file_url(first.path()), file_url(second.path())];
+    assert_eq!(told(node.release(Some("2"))).0, "unknown");
 }
 
 #[test]
@@ -428,7 +481,7 @@ fn a_refresh_stops_when_it_is_told_to() {
     let server = Server::start(|_, stream| silence(stream));
     let folder = folder();
     let mut node = Node::trusting(&Publisher::of(folder.path(), &["1"]));
-    node.settings.repository = Some(Repository::parse(server.address()).unwrap());
+    node.settings.repositories = vec![Repository::parse(server.address()).unwrap()];
     let mut releases = node.releases();
     let (stopper, stop) = Stopper::new();
     let refreshing = std::thread::spawn(move || releases.refresh(&stop));

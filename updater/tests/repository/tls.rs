@@ -5,10 +5,10 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use release::{Blob, Digest};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -19,19 +19,19 @@ use updater::ports::{Fetch, FetchError, Stopper, Verdict};
 
 use crate::metadata::{Node, told};
 use crate::publisher::{Publisher, release};
-use crate::web::{Server, patience, runtime, sound, status};
+use crate::web::{Server, blob, head, patience, runtime, sound, status};
 
 /// The name under which every server here is asked.
-const HERE: &str = "127.0.0.1";
+pub(crate) const HERE: &str = "127.0.0.1";
 
 /// Somebody who vouches for servers.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: Certificate,
 }
 
 impl Authority {
-    fn called(name: &str) -> Self {
+    pub(crate) fn called(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -44,7 +44,7 @@ impl Authority {
     }
 
     /// As an operator names it: in the settings.
-    fn trusted(&self) -> Authorities {
+    pub(crate) fn trusted(&self) -> Authorities {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("updater.toml");
         let pem = self.certificate.pem();
@@ -54,7 +54,7 @@ impl Authority {
         config.ca_certificates
     }
 
-    fn vouches(&self, params: &CertificateParams) -> Identity {
+    pub(crate) fn vouches(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Identity { certificate, key }
@@ -62,37 +62,57 @@ impl Authority {
 }
 
 /// What a server shows.
-struct Identity {
-    certificate: Certificate,
-    key: KeyPair,
+pub(crate) struct Identity {
+    pub(crate) certificate: Certificate,
+    pub(crate) key: KeyPair,
 }
 
-fn named(name: &str) -> CertificateParams {
+pub(crate) fn named(name: &str) -> CertificateParams {
     CertificateParams::new(vec![name.to_owned()]).unwrap()
 }
 
-/// Starts a server that speaks TLS and has its answers from `behind`, a plain
-/// one. Returns its address; it lives as long as the test.
-fn front(identity: &Identity, behind: &Server) -> String {
-    let key = PrivateKeyDer::try_from(identity.key.serialize_der()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![identity.certificate.der().clone()], key)
-        .unwrap();
-    let config = Arc::new(config);
+/// A server that speaks TLS, and lives as long as the test.
+struct Front {
+    address: String,
+    /// How often somebody came.
+    visits: Arc<AtomicUsize>,
+}
+
+impl Identity {
+    /// Returns the settings of a server that shows it, and speaks these
+    /// protocols.
+    pub(crate) fn config(&self, protocols: &[&str]) -> Arc<ServerConfig> {
+        let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.der().clone()], key)
+            .unwrap();
+        let protocols = protocols.iter().map(|name| name.as_bytes().to_vec());
+        config.alpn_protocols = protocols.collect();
+        Arc::new(config)
+    }
+}
+
+/// Starts a server with TLS that has its answers from `behind`, a plain one.
+fn front(identity: &Identity, behind: &Server) -> Front {
+    let config = identity.config(&[]);
     let behind = behind.address().trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind((HERE, 0)).unwrap();
     let address = format!("https://{}", listener.local_addr().unwrap());
+    let visits = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&visits);
     thread::spawn(move || {
         for stream in listener.incoming() {
+            seen.fetch_add(1, Ordering::SeqCst);
             let (config, behind) = (Arc::clone(&config), behind.clone());
             // A client that does not like what it is shown is no error here.
             thread::spawn(move || pass_on(stream?, config, &behind));
         }
     });
-    address
+    Front { address, visits }
 }
 
 /// Serves one request.
@@ -134,21 +154,18 @@ fn read(identity: &Identity, authorities: &Authorities) -> Result<(), [String; 2
     let publisher = Publisher::of(folder.path(), &["1"]);
     publisher.publish();
     let server = files(folder.path());
-    let address = front(identity, &server);
-    let repository = Repository::parse(&address).unwrap();
+    let front = front(identity, &server);
+    let repository = Repository::parse(&front.address).unwrap();
 
     let mut node = Node::trusting(&publisher);
     node.authorities = authorities.clone();
-    node.settings.repository = Some(repository.clone());
+    node.settings.repositories = vec![repository.clone()];
     let metadata = node.release(None);
 
     let client = build_client(&patience(), authorities).unwrap();
-    let blob = Blob {
-        sha256: Digest::new([0xb1; 32]),
-        size: 1000,
-    };
+    let blob = blob(1000);
     let mut taken = Vec::new();
-    let fetched = Fetcher::new(Some(repository), client, patience(), runtime()).fetch(
+    let fetched = Fetcher::new([repository], client, patience(), runtime()).fetch(
         &blob,
         0,
         &Stopper::new().1,
@@ -167,8 +184,10 @@ fn read(identity: &Identity, authorities: &Authorities) -> Result<(), [String; 2
         "{error:?}"
     );
     assert!(taken.is_empty());
-    // Not a byte of the request got through.
+    // Not a byte of the request got through, and neither asked twice: no
+    // certificate gets better within a minute.
     assert_eq!(server.requests(), []);
+    assert_eq!(front.visits.load(Ordering::SeqCst), 2);
     let (name, words) = told(metadata);
     assert_eq!(name, "unreachable");
     Err([words, chain(&error)])
@@ -229,4 +248,27 @@ fn a_certificate_that_nobody_vouches_for_is_refused_and_told() {
         &Authority::called("Ours").trusted(),
         "UnknownIssuer",
     );
+}
+
+#[test]
+fn nobody_is_led_from_a_server_with_tls_to_one_without() {
+    let authority = Authority::called("Ours");
+    let identity = authority.vouches(&named(HERE));
+    let plain = Server::start(|request, stream| sound(request, stream, &[0xb1; 1000]));
+    let elsewhere = format!("Location: {}/", plain.address());
+    let server =
+        Server::start(move |_, stream| head(stream, "302 Found", std::slice::from_ref(&elsewhere)));
+    let front = front(&identity, &server);
+    let client = build_client(&patience(), &authority.trusted()).unwrap();
+    let repository = Repository::parse(&front.address).unwrap();
+    let error = Fetcher::new([repository], client, patience(), runtime())
+        .fetch(&blob(1000), 0, &Stopper::new().1, &mut |_| Verdict::Taken)
+        .unwrap_err();
+    let told = chain(&error);
+    assert!(
+        told.contains("redirected from https to a server without TLS"),
+        "{told}"
+    );
+    assert_eq!(plain.requests(), []);
+    assert_eq!(server.requests().len(), 1);
 }

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use updater::fetch::Patience;
+use release::{Blob, Digest};
+use updater::authorities::Authorities;
+use updater::config::Repository;
+use updater::fetch::{Fetcher, Patience, build_client};
 
 /// A request, as far as a file server cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub(crate) struct Request {
     pub(crate) path: String,
     /// The first byte that is asked for, if a range is.
     pub(crate) from: Option<usize>,
+    /// The byte after the last, if the range has one.
+    pub(crate) to: Option<usize>,
     /// How many requests came before.
     pub(crate) number: usize,
 }
@@ -60,14 +65,16 @@ fn serve(mut stream: TcpStream, answer: &Answer, seen: &Mutex<Vec<Request>>) -> 
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut from = None;
+    let (mut from, mut to) = (None, None);
     for line in lines {
         let line = line?.to_ascii_lowercase();
         if line.is_empty() {
             break;
         }
         if let Some(range) = line.strip_prefix("range: bytes=") {
-            from = range.split('-').next().and_then(|from| from.parse().ok());
+            let (start, last) = range.split_once('-').unwrap();
+            from = start.parse().ok();
+            to = last.parse().ok().map(|last: usize| last + 1);
         }
     }
     let request = {
@@ -75,6 +82,7 @@ fn serve(mut stream: TcpStream, answer: &Answer, seen: &Mutex<Vec<Request>>) -> 
         let request = Request {
             path,
             from,
+            to,
             number: seen.len(),
         };
         seen.push(request.clone());
@@ -117,16 +125,41 @@ pub(crate) fn sound_head<'a>(
             Ok(&[])
         }
         Some(from) => {
-            let range = format!("Content-Range: bytes {from}-{}/{size}", size - 1);
-            let length = format!("Content-Length: {}", size - from);
+            let to = request.to.unwrap_or(size).min(size);
+            let range = format!("Content-Range: bytes {from}-{}/{size}", to - 1);
+            let length = format!("Content-Length: {}", to - from);
             head(stream, "206 Partial Content", &[range, length])?;
-            Ok(&content[from..])
+            Ok(&content[from..to])
         }
         None => {
             head(stream, "200 OK", &[format!("Content-Length: {size}")])?;
             Ok(content)
         }
     }
+}
+
+/// Bytes of which no two places look alike.
+pub(crate) fn content(size: usize) -> Vec<u8> {
+    (0..size)
+        .map(|at| u8::try_from((at ^ (at >> 8) ^ (at >> 16)) & 0xff).unwrap())
+        .collect()
+}
+
+/// A blob of that size, whatever is in it.
+pub(crate) fn blob(size: usize) -> Blob {
+    Blob {
+        sha256: Digest::new([0xb1; 32]),
+        size: u64::try_from(size).unwrap(),
+    }
+}
+
+/// A fetcher that asks these servers, and no others.
+pub(crate) fn fetcher(addresses: &[&str], patience: Patience) -> Fetcher {
+    let client = build_client(&patience, &Authorities::default()).unwrap();
+    let servers = addresses
+        .iter()
+        .map(|address| Repository::parse(address).unwrap());
+    Fetcher::new(servers.collect::<Vec<_>>(), client, patience, runtime())
 }
 
 /// Answers as a sound server does.

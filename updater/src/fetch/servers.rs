@@ -1,0 +1,115 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use release::{Blob, Digest};
+use tokio::time::Instant;
+
+use crate::config::Repository;
+use crate::ports::RangeSupport;
+
+/// How long a server that failed is asked after the others. About as long as a
+/// stage takes: each of its calls would spend its patience on it anew.
+const REST: Duration = Duration::from_secs(300);
+
+/// The repository and its mirrors.
+#[derive(Debug)]
+pub(super) struct Servers {
+    all: Vec<Server>,
+    /// Who sent bytes that are not this blob's.
+    liars: Option<(Digest, BTreeSet<usize>)>,
+}
+
+#[derive(Debug)]
+struct Server {
+    repository: Repository,
+    ranges: RangeSupport,
+    rests_until: Option<Instant>,
+}
+
+impl Servers {
+    pub(super) fn new(repositories: impl IntoIterator<Item = Repository>) -> Self {
+        let all = repositories.into_iter().map(|repository| Server {
+            ranges: match repository.is_remote() {
+                true => RangeSupport::Unknown,
+                false => RangeSupport::Yes,
+            },
+            repository,
+            rests_until: None,
+        });
+        Self {
+            all: all.collect(),
+            liars: None,
+        }
+    }
+
+    /// Returns who is asked for `blob`, in order: as they are set, but those
+    /// that failed a short time ago after the others, and those not at all that
+    /// lied.
+    pub(super) fn turns(&self, blob: &Blob) -> Vec<usize> {
+        let mut turns = self.order();
+        turns.retain(|server| !self.has_lied(*server, blob));
+        turns
+    }
+
+    fn order(&self) -> Vec<usize> {
+        let now = Instant::now();
+        let rests = |server: &Server| server.rests_until.is_some_and(|until| until > now);
+        let mut order: Vec<_> = self.all.iter().map(rests).enumerate().collect();
+        order.sort_by_key(|(number, rests)| (*rests, *number));
+        order.into_iter().map(|(number, _)| number).collect()
+    }
+
+    pub(super) fn repository(&self, server: usize) -> Option<&Repository> {
+        self.all.get(server).map(|server| &server.repository)
+    }
+
+    /// Returns what is known of `server`; without one, of the next.
+    pub(super) fn ranges(&self, server: Option<usize>) -> RangeSupport {
+        let server = server.or_else(|| self.order().first().copied());
+        let server = server.and_then(|server| self.all.get(server));
+        server.map_or(RangeSupport::Unknown, |server| server.ranges)
+    }
+
+    pub(super) fn learn(&mut self, server: usize, ranges: RangeSupport) {
+        if let Some(server) = self.all.get_mut(server) {
+            server.ranges = ranges;
+        }
+    }
+
+    /// Lets `server` rest after a failure, or calls it fit.
+    pub(super) fn rest(&mut self, server: usize, fit: Fit) {
+        if let Some(server) = self.all.get_mut(server) {
+            server.rests_until = match fit {
+                Fit::Yes => None,
+                Fit::No => Some(Instant::now() + REST),
+            };
+        }
+    }
+
+    /// Takes from `server` its turn for `blob`.
+    pub(super) fn distrust(&mut self, server: usize, blob: &Blob) {
+        match &mut self.liars {
+            Some((digest, liars)) if *digest == blob.sha256 => {
+                liars.insert(server);
+            }
+            _ => self.liars = Some((blob.sha256, BTreeSet::from([server]))),
+        }
+    }
+
+    /// Gives everybody a new chance.
+    pub(super) fn forgive(&mut self) {
+        self.liars = None;
+    }
+
+    fn has_lied(&self, server: usize, blob: &Blob) -> bool {
+        let liars = self.liars.as_ref();
+        liars.is_some_and(|(digest, liars)| *digest == blob.sha256 && liars.contains(&server))
+    }
+}
+
+/// Whether a server did its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    Yes,
+    No,
+}

@@ -1,0 +1,271 @@
+//! A repository with mirrors, of which some are sound.
+
+use std::io::Write;
+use std::ops::Range;
+
+use updater::ports::{Fetch, FetchError, RangeSupport, Stopper, Verdict};
+
+use crate::web::{Server, blob, content, fetcher, patience, sound, sound_head, status};
+
+const SIZE: usize = 1_000_000;
+
+fn sound_server() -> Server {
+    let served = content(SIZE);
+    Server::start(move |request, stream| sound(request, stream, &served))
+}
+
+/// Serves the content with one byte changed.
+fn liar(at: usize) -> Server {
+    let mut served = content(SIZE);
+    served[at] ^= 1;
+    Server::start(move |request, stream| sound(request, stream, &served))
+}
+
+/// Holds each piece to the content, as a hash tree would.
+struct Judge {
+    content: Vec<u8>,
+    taken: Vec<bool>,
+}
+
+impl Judge {
+    fn new() -> Self {
+        Self {
+            content: content(SIZE),
+            taken: vec![false; SIZE],
+        }
+    }
+
+    fn judge(&mut self, offset: u64, bytes: &[u8]) -> Verdict {
+        let start = usize::try_from(offset).unwrap();
+        let range = start..start + bytes.len();
+        if self.content[range.clone()] != *bytes {
+            return Verdict::Bad;
+        }
+        for taken in &mut self.taken[range] {
+            assert!(!std::mem::replace(taken, true), "a byte came twice");
+        }
+        Verdict::Taken
+    }
+
+    fn has_all(&self) -> bool {
+        self.taken.iter().all(|taken| *taken)
+    }
+}
+
+#[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
+fn whole() -> [Range<u64>; 1] {
+    [0..u64::try_from(SIZE).unwrap()]
+}
+
+fn nobody() -> String {
+    // Bound, and closed again: nobody listens there now.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn a_mirror_that_lies_loses_its_turn_and_the_blob_comes_all_the_same() {
+    let (liar, sound) = (liar(700_000), sound_server());
+    let mut fetcher = fetcher(&[liar.address(), sound.address()], patience());
+    let (_stopper, stop) = Stopper::new();
+    // The second call for the blob does not fall for it again.
+    for lies in [1, 0] {
+        let (mut judge, mut bad) = (Judge::new(), 0);
+        fetcher
+            .fetch_ranges(&blob(SIZE), &whole(), &stop, &mut |at, bytes| {
+                let verdict = judge.judge(at, bytes);
+                bad += usize::from(verdict == Verdict::Bad);
+                verdict
+            })
+            .unwrap();
+        assert!(judge.has_all());
+        assert_eq!(bad, lies);
+    }
+}
+
+#[test]
+fn in_order_too_the_next_mirror_begins_where_the_lie_did() {
+    let (liar, sound) = (liar(700_000), sound_server());
+    let mut fetcher = fetcher(&[liar.address(), sound.address()], patience());
+    let (mut judge, mut at) = (Judge::new(), 0);
+    fetcher
+        .fetch(&blob(SIZE), 0, &Stopper::new().1, &mut |bytes| {
+            let verdict = judge.judge(at, bytes);
+            if verdict == Verdict::Taken {
+                at += u64::try_from(bytes.len()).unwrap();
+            }
+            verdict
+        })
+        .unwrap();
+    assert!(judge.has_all());
+    let [request] = &sound.requests()[..] else {
+        panic!()
+    };
+    let begun = request.from.unwrap();
+    assert!(begun > 400_000 && begun <= 700_000, "{begun}");
+}
+
+#[test]
+fn a_digest_that_is_wrong_at_the_end_begins_the_blob_anew_with_the_next_mirror() {
+    let (liar, sound) = (liar(0), sound_server());
+    let mut fetcher = fetcher(&[liar.address(), sound.address()], patience());
+    let (expected, mut taken) = (content(SIZE), Vec::new());
+    let mut wrong = 0;
+    fetcher
+        .fetch(&blob(SIZE), 0, &Stopper::new().1, &mut |bytes| {
+            taken.extend_from_slice(bytes);
+            if taken.len() == SIZE && taken != expected {
+                taken.clear();
+                wrong += 1;
+                return Verdict::BadWhole;
+            }
+            Verdict::Taken
+        })
+        .unwrap();
+    assert!(taken == expected);
+    assert_eq!(wrong, 1);
+}
+
+#[test]
+fn when_every_mirror_lies_all_are_named() {
+    let (one, other) = (liar(10), liar(900_000));
+    let mut fetcher = fetcher(&[one.address(), other.address()], patience());
+    let mut judge = Judge::new();
+    let result = fetcher.fetch_ranges(
+        &blob(SIZE),
+        &whole(),
+        &Stopper::new().1,
+        &mut |at, bytes| {
+            // Neither can mend what the other has wrong.
+            match at > 800_000 {
+                true => Verdict::Bad,
+                false => judge.judge(at, bytes),
+            }
+        },
+    );
+    let Err(FetchError::BlobCorrupt { url, .. }) = result else {
+        panic!("{result:?}");
+    };
+    assert!(
+        url.contains(one.address()) && url.contains(other.address()),
+        "{url}"
+    );
+    // They may have been mended since: both are asked anew.
+    let mut bad = 0;
+    let result = fetcher.fetch(&blob(SIZE), 0, &Stopper::new().1, &mut |_| {
+        bad += 1;
+        Verdict::Bad
+    });
+    assert!(
+        matches!(result, Err(FetchError::BlobCorrupt { .. })),
+        "{result:?}"
+    );
+    assert_eq!(bad, 2);
+}
+
+#[test]
+fn what_a_server_sent_before_it_failed_is_not_asked_of_the_next() {
+    let served = content(SIZE);
+    let failing = Server::start(move |request, stream| {
+        if request.number > 0 {
+            return status(stream, "503 Service Unavailable");
+        }
+        let body = sound_head(request, stream, &served)?;
+        stream.write_all(&body[..body.len().min(100_000)])
+    });
+    let sound = sound_server();
+    let mut fetcher = fetcher(&[failing.address(), sound.address()], patience());
+    let mut judge = Judge::new();
+    fetcher
+        .fetch_ranges(
+            &blob(SIZE),
+            &whole(),
+            &Stopper::new().1,
+            &mut |at, bytes| judge.judge(at, bytes),
+        )
+        .unwrap();
+    assert!(judge.has_all());
+    // Whole blocks count: half of one is no piece.
+    let first = sound
+        .requests()
+        .iter()
+        .map(|request| request.from.unwrap())
+        .min();
+    assert_eq!(first, Some(100_000 / 4096 * 4096));
+}
+
+#[test]
+fn a_mirror_that_lacks_the_blob_or_packs_it_or_is_not_there_is_passed_over() {
+    let empty = Server::start(|_, stream| status(stream, "404 Not Found"));
+    let packs = Server::start(|_, stream| {
+        let headers = ["Content-Encoding: gzip".to_owned()];
+        crate::web::head(stream, "206 Partial Content", &headers)
+    });
+    let long = Server::start(|request, stream| sound(request, stream, &content(SIZE + 1)));
+    let (nobody, last) = (nobody(), sound_server());
+    let servers = [
+        empty.address(),
+        packs.address(),
+        long.address(),
+        &nobody,
+        last.address(),
+    ];
+    let mut judge = Judge::new();
+    fetcher(&servers, patience())
+        .fetch_ranges(
+            &blob(SIZE),
+            &whole(),
+            &Stopper::new().1,
+            &mut |at, bytes| judge.judge(at, bytes),
+        )
+        .unwrap();
+    assert!(judge.has_all());
+}
+
+#[test]
+fn failures_of_several_kinds_are_told_together() {
+    let (liar, nobody) = (liar(10), nobody());
+    let mut judge = Judge::new();
+    let result = fetcher(&[liar.address(), &nobody], patience()).fetch_ranges(
+        &blob(SIZE),
+        &whole(),
+        &Stopper::new().1,
+        &mut |at, bytes| judge.judge(at, bytes),
+    );
+    let error = result.unwrap_err();
+    assert!(
+        matches!(error, FetchError::RepositoryUnreachable { .. }),
+        "{error:?}"
+    );
+    let told = updater::fetch::chain(&error);
+    assert!(
+        told.contains(liar.address()) && told.contains(&nobody),
+        "{told}"
+    );
+    assert!(told.contains("refused"), "{told}");
+}
+
+#[test]
+fn a_folder_is_a_mirror_as_a_url_and_as_a_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = folder.path().join("blobs");
+    std::fs::create_dir(&blobs).unwrap();
+    std::fs::write(blobs.join("b1".repeat(32)), content(SIZE)).unwrap();
+    let path = folder.path().display().to_string();
+    for mirror in [format!("file://{path}"), path] {
+        let mut fetcher = fetcher(&[&nobody(), &mirror], patience());
+        let mut judge = Judge::new();
+        let ranges = [4096..8192, 409_600..u64::try_from(SIZE).unwrap()];
+        fetcher
+            .fetch_ranges(&blob(SIZE), &ranges, &Stopper::new().1, &mut |at, bytes| {
+                assert!(at % 4096 == 0 && bytes.len() <= 256 * 1024);
+                judge.judge(at, bytes)
+            })
+            .unwrap();
+        let taken = judge.taken.iter().filter(|taken| **taken).count();
+        assert_eq!(taken, 4096 + SIZE - 409_600);
+        // The one that did not answer rests.
+        assert_eq!(fetcher.ranges(), RangeSupport::Yes);
+        assert_eq!(fetcher.received(), u64::try_from(taken).unwrap());
+    }
+}
