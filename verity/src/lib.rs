@@ -44,6 +44,7 @@ pub use dm::{
 pub use format::{FormatError, format};
 pub use ioctl::KernelDm;
 pub use params::{BadParams, DIGEST_SIZE, HashType, MAX_BLOCK_SIZE, MAX_SALT_SIZE, Params};
+pub use pipeline::in_order;
 pub use superblock::{BadSuperblock, SUPERBLOCK_SIZE, Superblock};
 pub use table::{OnCorruption, VerityTable};
 pub use tree::{Match, TreeError, VerifiedTree};

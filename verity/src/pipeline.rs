@@ -15,7 +15,7 @@ const AHEAD: usize = 8;
 /// # Errors
 /// The error of the first chunk, in order, whose `work` or `take` failed; no
 /// later chunk is taken.
-pub(crate) fn in_order<S, T: Send, E: Send>(
+pub fn in_order<S, T: Send, E: Send>(
     cores: NonZeroUsize,
     chunks: u64,
     state: impl Fn() -> S + Sync,

@@ -13,8 +13,8 @@ use tough::schema::RoleType;
 
 use super::{
     Directory, Expiries, Expiry, GenerateError, KeyPlan, KeySet, LoadKeysError, LockError, Outcome,
-    PublishError, PublishRequest, Quorum, RefreshError, RotateError, VerifyError, generate,
-    publish, refresh, rotate_root, verify,
+    PackKind, PackOf, PackPlan, PublishError, PublishRequest, Quorum, RefreshError, RolloutError,
+    RotateError, Share, VerifyError, generate, publish, refresh, roll_out, rotate_root, verify,
 };
 
 /// A command that concerns keys or the repository.
@@ -45,6 +45,11 @@ pub enum RepositoryCommand {
     Verify(VerifyArgs),
     /// Replace the root file: other keys, or the same for longer
     RotateRoot(RotateArgs),
+    /// Let a share of a channel's nodes take its release by themselves
+    ///
+    /// As the share grows, nodes join and none leaves. With 0 no other node takes
+    /// the release; nodes that have it keep it.
+    Rollout(RolloutArgs),
 }
 
 /// How many keys of each role there are, and how many must sign.
@@ -126,6 +131,35 @@ pub struct PublishArgs {
     /// The channel that shall list the release
     #[arg(long, value_name = "NAME", default_value = "stable")]
     channel: ChannelName,
+    /// The share of the channel's nodes that may take the release, in percent
+    /// [default: 100 for a new release]
+    #[arg(long, value_name = "PERCENT")]
+    share: Option<Share>,
+    /// From how many of the channel's releases before it to make patches
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=16))]
+    patches: u8,
+    /// How hard to compress, as zstd counts: 1 for tests, 19 to spare nodes
+    #[arg(long, value_name = "LEVEL", default_value_t = 19, value_parser = clap::value_parser!(i32).range(1..=22))]
+    compression: i32,
+    #[command(flatten)]
+    expiry: ExpiryArgs,
+}
+
+/// Which channel's release to roll out, and how far.
+#[derive(Debug, Args)]
+pub struct RolloutArgs {
+    /// The folder with the keys of the targets, snapshot and timestamp roles
+    #[arg(long, value_name = "DIR")]
+    keys: PathBuf,
+    /// The folder of the repository
+    #[arg(long, value_name = "DIR")]
+    repository: PathBuf,
+    /// The channel
+    #[arg(long, value_name = "NAME", default_value = "stable")]
+    channel: ChannelName,
+    /// The share of the channel's nodes, in percent
+    #[arg(long, value_name = "PERCENT")]
+    share: Share,
     #[command(flatten)]
     expiry: ExpiryArgs,
 }
@@ -190,6 +224,8 @@ enum CommandError {
     #[error(transparent)]
     Rotate(#[from] RotateError),
     #[error(transparent)]
+    Rollout(#[from] RolloutError),
+    #[error(transparent)]
     Verify(#[from] VerifyError),
     #[error("cannot read {path}")]
     Root { path: PathBuf, source: io::Error },
@@ -208,6 +244,7 @@ impl Command {
             Self::Repository(RepositoryCommand::Refresh(args)) => args.run(&mut out, now),
             Self::Repository(RepositoryCommand::Verify(args)) => args.run(&mut out),
             Self::Repository(RepositoryCommand::RotateRoot(args)) => args.run(&mut out, now),
+            Self::Repository(RepositoryCommand::Rollout(args)) => args.run(&mut out, now),
         };
         result.unwrap_or_else(|error| {
             // With standard error gone too, the exit code is all that is left.
@@ -259,6 +296,11 @@ impl PublishArgs {
                 keys: &keys,
                 image: &self.image,
                 channel: &self.channel,
+                share: self.share,
+                packs: PackPlan {
+                    patches: self.patches.into(),
+                    level: self.compression,
+                },
                 expiries: &self.expiry.expiries(),
                 now,
             },
@@ -273,9 +315,51 @@ impl PublishArgs {
             "{verb} version {version} ({} bytes of new blobs)",
             published.bytes_added
         )?;
-        writeln!(out, "channel {channel}: version {current}")?;
+        for PackOf { kind, bytes } in &published.packs {
+            match kind {
+                PackKind::Whole => writeln!(out, "compressed whole: {bytes} bytes")?,
+                PackKind::Root(base) => writeln!(out, "patch from version {base}: {bytes} bytes")?,
+                PackKind::Uki(base) => {
+                    writeln!(out, "UKI patch from version {base}: {bytes} bytes")?
+                }
+            }
+        }
+        let share = published.share;
+        writeln!(
+            out,
+            "channel {channel}: version {current} for {share} of the nodes"
+        )?;
         print_expiry(out, &published.expires)?;
         print_due(out, &published.due)?;
+        for (role, moment) in &published.expired {
+            writeln!(
+                out,
+                "warning: {role} expired {moment}, and nothing new was signed: nodes refuse the repository until `repository refresh`"
+            )?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl RolloutArgs {
+    fn run(self, out: &mut impl Write, now: Timestamp) -> Result<ExitCode, CommandError> {
+        let keys = KeySet::load(&self.keys)?;
+        let mut store = Directory::lock(&self.repository)?;
+        let (channel, share) = (&self.channel, self.share);
+        let done = roll_out(
+            &mut store,
+            &keys,
+            channel,
+            share,
+            &self.expiry.expiries(),
+            now,
+        )?;
+        let (version, before) = (&done.version, done.before);
+        writeln!(
+            out,
+            "channel {channel}: version {version} for {share} of the nodes (before: {before})"
+        )?;
+        print_expiry(out, &done.expires)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -70,9 +70,12 @@ pub enum TreeMismatch {
 /// An examined image.
 #[derive(Debug)]
 pub(crate) struct Examined {
+    /// The release, without packs.
     pub(crate) release: Release,
-    /// The release file.
-    pub(crate) file: Vec<u8>,
+    /// The root image.
+    pub(crate) root: PathBuf,
+    /// The UKI.
+    pub(crate) uki: PathBuf,
     /// Each blob, and the file that has its content.
     pub(crate) sources: Vec<(Blob, PathBuf)>,
 }
@@ -123,7 +126,7 @@ pub(crate) fn examine(image: &Path) -> Result<Examined, ExamineError> {
         notes: manifest.notes.clone(),
     };
     // Within the limits from here on.
-    let file = release.to_bytes()?;
+    drop(release.to_bytes()?);
     check_tree(&root_path, &verity_path, &release).map_err(|source| ExamineError::Tree {
         path: verity_path.clone(),
         source,
@@ -143,11 +146,16 @@ pub(crate) fn examine(image: &Path) -> Result<Examined, ExamineError> {
             });
         }
     }
-    let mut sources = vec![(root, root_path), (verity, verity_path), (uki, uki_path)];
+    let mut sources = vec![
+        (root, root_path.clone()),
+        (verity, verity_path),
+        (uki, uki_path.clone()),
+    ];
     sources.extend(sbom.map(|blob| (blob, sbom_path)));
     Ok(Examined {
         release,
-        file,
+        root: root_path,
+        uki: uki_path,
         sources,
     })
 }

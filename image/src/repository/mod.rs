@@ -14,26 +14,37 @@
 //!
 //! Start at [`publish`]; [`KeySet`] is the trust, [`Store`] the disk.
 
+mod channel_file;
 pub mod cli;
 mod examine;
 mod expiry;
 mod keys;
 mod metadata;
+mod packs;
 mod publish;
 mod refresh;
+mod release_files;
+mod rollout;
 mod rotate;
+mod share;
 mod store;
+mod target_list;
 mod trusted;
 mod verify;
 
+pub use channel_file::ChannelError;
 pub use examine::ExamineError;
 pub use expiry::{BadExpiry, Expiries, Expiry};
 pub use keys::{GenerateError, KeyPlan, KeySet, LoadKeysError, Quorum, SignError, generate};
 pub use metadata::MetadataError;
 pub(crate) use metadata::parse_root;
+pub use packs::{BadContent, PackError, PackKind, PackOf, PackPlan};
 pub use publish::{Outcome, PublishError, PublishRequest, Published, publish};
 pub use refresh::{RefreshError, Refreshed, refresh};
+pub use release_files::TakenError;
+pub use rollout::{RolledOut, RolloutError, roll_out};
 pub use rotate::{RotateError, rotate_root};
+pub use share::{BadShare, Share};
 pub use store::{Directory, LockError, Store};
 pub use trusted::LoadError;
 pub use verify::{Problem, Report, VerifyError, verify};

@@ -1,25 +1,24 @@
 //! Adding a release to a repository.
 
-use std::collections::HashMap;
 use std::io;
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use partition_layout::Version;
-use release::limits::{MAX_CHANNEL_BYTES, MAX_CHANNEL_RELEASES};
-use release::{BadDocument, Blob, Channel, ChannelName, Digest, version_of_target};
-use sha2::{Digest as _, Sha256};
-use tough::schema::{Hashes, RoleType, Root, Signed, Target, Targets};
-use tough::{ExpirationEnforcement, TargetName};
+use release::{BadDocument, Blob, BlobPath, ChannelName, Release, version_of_target};
+use tough::ExpirationEnforcement;
+use tough::schema::{RoleType, Root, Signed};
 
+use super::channel_file::{self, ChannelError};
 use super::examine::{ExamineError, Examined, examine};
 use super::expiry::Expiries;
 use super::keys::KeySet;
-use super::metadata::{
-    MetadataError, MetadataFile, Renew, SPEC_VERSION, Signing, parse_root, put_all,
-};
+use super::metadata::{MetadataError, MetadataFile, Renew, Signing, parse_root, put_all};
+use super::packs::{PackError, PackOf, PackPlan, Packer, Packs};
+use super::release_files::{TakenError, bases, published_before};
+use super::share::Share;
 use super::store::{Content, METADATA, Store, TARGETS, compare};
+use super::target_list::NextTargets;
 use super::trusted::{LoadError, Trusted};
 
 /// What to publish.
@@ -31,6 +30,11 @@ pub struct PublishRequest<'a> {
     pub image: &'a Path,
     /// The channel that shall list the release.
     pub channel: &'a ChannelName,
+    /// The share of its nodes that may take the release, if it is the one that
+    /// they shall run. Without it a new release is for all of them.
+    pub share: Option<Share>,
+    /// Which packs the release gets.
+    pub packs: PackPlan,
     /// How long the new metadata is valid.
     pub expiries: &'a Expiries,
     /// The time now.
@@ -44,8 +48,12 @@ pub struct Published {
     pub version: Version,
     /// The version that the channel's nodes shall run now.
     pub current: Version,
-    /// Whether it was new.
+    /// The share of the nodes that may take that one.
+    pub share: Share,
+    /// Whether anything was new.
     pub outcome: Outcome,
+    /// The packs that the release has.
+    pub packs: Vec<PackOf>,
     /// The bytes of blobs that were not there before.
     pub bytes_added: u64,
     /// When the metadata that was signed expires, by role.
@@ -54,6 +62,9 @@ pub struct Published {
     /// signed: somebody with the keys must renew it by then, or nodes will
     /// refuse the repository.
     pub due: Vec<(RoleType, Timestamp)>,
+    /// What has expired, if nothing was new and so nothing was signed: nodes
+    /// refuse the repository until it is refreshed.
+    pub expired: Vec<(RoleType, Timestamp)>,
 }
 
 /// Whether a request to publish changed what the repository offers.
@@ -100,25 +111,26 @@ pub enum PublishError {
         versions: Vec<Version>,
     },
     /// The version is taken.
-    #[error(
-        "version {version} was published with other content; a version is published once, so give the image a new one"
-    )]
-    VersionTaken { version: Version },
-    /// An equal version is taken.
-    #[error("version {version} is the same as {existing}, which was published already")]
-    VersionEqual { version: Version, existing: Version },
-    /// The channel file in the repository is broken.
-    #[error("the file of the channel {channel} is broken")]
+    #[error(transparent)]
+    Taken(#[from] TakenError),
+    /// The channel's file could not be read or made.
+    #[error("cannot list the release in the channel {channel}")]
     Channel {
         channel: ChannelName,
-        source: BadDocument,
+        source: ChannelError,
     },
+    /// A pack could not be made.
+    #[error("cannot make the packs of version {version}")]
+    Packs { version: Version, source: PackError },
+    /// Nodes would refuse a file.
+    #[error("a file that nodes would refuse")]
+    Refused(#[from] BadDocument),
     /// The metadata could not be made.
     #[error("cannot make the new metadata")]
     Metadata(#[from] MetadataError),
     /// The target's name is refused.
     #[error("cannot name a target")]
-    Target(#[source] Box<tough::error::Error>),
+    Target(#[from] Box<tough::error::Error>),
     /// A file could not be read.
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
@@ -131,7 +143,8 @@ pub enum PublishError {
 ///
 /// The release becomes the one that the channel's nodes shall run, unless the
 /// channel offers a newer one already. Publishing the same again changes
-/// nothing, except that blobs that were lost are put in place again.
+/// nothing, except that blobs that were lost are put in place again, and that
+/// patches are added from what another channel, say, had before.
 pub fn publish(
     store: &mut impl Store,
     request: &PublishRequest<'_>,
@@ -150,28 +163,49 @@ pub fn publish(
             Some(root)
         }
     };
-    check_version(current.as_ref(), &examined)?;
-    let channel = next_channel(&base, current.as_ref(), request, &examined.release.version)?;
-    let targets = next_targets(current.as_ref(), &channel, &examined)?;
+    let mut release = examined.release.clone();
+    let before = published_before(current.as_ref(), &release)?;
+    let channel = channel_file::read(current.as_ref(), request.channel)
+        .and_then(|it| channel_file::list(it, request.channel, &release.version, request.share))
+        .map_err(|source| PublishError::Channel {
+            channel: request.channel.clone(),
+            source,
+        })?;
+    let count = request.packs.patches;
+    let bases = bases(current.as_ref(), &channel, &release, before.as_ref(), count);
+    let packs = packs(&base, request, &examined, before.as_ref(), &bases)?;
+    packs.add_to(&mut release);
+    let targets = NextTargets::of(
+        current.as_ref(),
+        [
+            (release.target(), release.to_bytes()?),
+            (channel.channel.target(), channel.to_bytes()?),
+        ],
+    )?;
 
     // The order is the promise: a file is put before the file that names it.
-    let bytes_added = put_blobs(store, &examined.sources)?;
+    let bytes_added = put_blobs(store, &examined.sources)? + put_blobs(store, &packs.sources())?;
     let mut published = Published {
-        version: examined.release.version.clone(),
-        current: channel.current,
+        version: release.version.clone(),
+        share: Share::of(channel.rollout.as_ref()),
+        current: channel.release,
         outcome: Outcome::AlreadyThere,
+        packs: packs.list,
         bytes_added,
         expires: Vec::new(),
         due: Vec::new(),
+        expired: Vec::new(),
     };
     let Some(targets) = targets else {
+        published.expired = current.as_ref().map_or_else(Vec::new, Trusted::expiries);
+        published.expired.retain(|(_, end)| *end <= request.now);
         return Ok(published);
     };
-    for (name, bytes) in &targets.files {
-        put(store, name, bytes)?;
-    }
+    let failed = |(name, source)| PublishError::Put { name, source };
+    targets.put(store).map_err(failed)?;
     if let Some(root) = &first_root {
-        put(store, &root.name, &root.bytes)?;
+        let put = store.put(&root.name, &root.bytes);
+        put.map_err(|source| failed((root.name.clone(), source)))?;
     }
     let root: &Root = match &current {
         Some(current) => current.root(),
@@ -187,10 +221,7 @@ pub fn publish(
         current.as_ref(),
         Renew::Targets(Box::new(targets.list)),
     )?;
-    put_all(store, &files).map_err(|source| PublishError::Put {
-        name: METADATA.to_owned(),
-        source,
-    })?;
+    put_all(store, &files).map_err(|source| failed((METADATA.to_owned(), source)))?;
     published.outcome = Outcome::Added;
     published.expires = files.iter().map(|file| (file.role, file.expires)).collect();
     if published.expires.iter().any(|(_, end)| root.expires < *end) {
@@ -280,130 +311,26 @@ fn is_same_root(bytes: &[u8], own: &Signed<Root>) -> bool {
     parse_root(bytes).is_ok_and(|root| root.signed == own.signed)
 }
 
-/// Refuses to give a version that was published another content.
-fn check_version(current: Option<&Trusted>, examined: &Examined) -> Result<(), PublishError> {
-    let Some(current) = current else {
-        return Ok(());
-    };
-    let version = &examined.release.version;
-    for name in current.target_names() {
-        let Some(existing) = version_of_target(name).filter(|existing| existing == version) else {
-            continue;
-        };
-        if existing.as_str() != version.as_str() {
-            return Err(PublishError::VersionEqual {
-                version: version.clone(),
-                existing,
-            });
-        }
-        let listed = current
-            .targets()
-            .targets
-            .iter()
-            .find(|(target, _)| target.raw() == name);
-        if listed.is_none_or(|(_, target)| *target != describe(&examined.file)) {
-            return Err(PublishError::VersionTaken {
-                version: version.clone(),
-            });
-        }
-    }
-    Ok(())
-}
-
-struct NextChannel {
-    name: String,
-    current: Version,
-    bytes: Vec<u8>,
-}
-
-fn next_channel(
+/// Makes the packs of the release, or finds those that were made before.
+fn packs(
     base: &Path,
-    current: Option<&Trusted>,
     request: &PublishRequest<'_>,
-    version: &Version,
-) -> Result<NextChannel, PublishError> {
-    let name = request.channel;
-    let broken = |source| PublishError::Channel {
-        channel: name.clone(),
-        source,
-    };
-    let target = name.target();
-    let existing = match current.filter(|current| current.target_names().contains(&&*target)) {
-        None => None,
-        Some(current) => {
-            let bytes = current
-                .read_target(&target, MAX_CHANNEL_BYTES)
-                .map_err(|source| load_error(base, request.keys, source))?;
-            Some(Channel::parse(&bytes).map_err(broken)?)
-        }
-    };
-    let mut channel = existing.unwrap_or_else(|| Channel {
-        channel: name.clone(),
-        release: version.clone(),
-        releases: Vec::new(),
-        rollout: None,
-    });
-    if !channel.releases.contains(version) {
-        channel.releases.push(version.clone());
-        channel.releases.sort_by(|a, b| b.cmp(a));
-    }
-    if *version > channel.release {
-        channel.release = version.clone();
-    }
-    let release = channel.release.clone();
-    let mut room = MAX_CHANNEL_RELEASES.saturating_sub(1);
-    channel.releases.retain(|one| {
-        let keep = *one == release || room > 0;
-        if keep && *one != release {
-            room -= 1;
-        }
-        keep
-    });
-    let bytes = channel.to_bytes().map_err(broken)?;
-    Ok(NextChannel {
-        name: target,
-        current: release,
-        bytes,
-    })
-}
-
-struct NextTargets {
-    list: Targets,
-    files: Vec<(String, Vec<u8>)>,
-}
-
-/// Returns the new list of targets and the files that are new in it, or
-/// nothing if nothing is new.
-fn next_targets(
-    current: Option<&Trusted>,
-    channel: &NextChannel,
     examined: &Examined,
-) -> Result<Option<NextTargets>, PublishError> {
-    let mut list = match current {
-        Some(current) => current.targets().clone(),
-        None => Targets {
-            delegations: None,
-            ..Targets::new(
-                SPEC_VERSION.to_owned(),
-                NonZeroU64::MIN,
-                Timestamp::UNIX_EPOCH,
-            )
-        },
+    before: Option<&Release>,
+    bases: &[Release],
+) -> Result<Packs, PublishError> {
+    let packer = Packer {
+        repository: base,
+        plan: request.packs,
+        scratch: base.join(BlobPath::FOLDER),
     };
-    let mut files = Vec::new();
-    let wanted = [
-        (examined.release.target(), &examined.file),
-        (channel.name.clone(), &channel.bytes),
-    ];
-    for (name, bytes) in wanted {
-        let target = TargetName::new(&name).map_err(|error| PublishError::Target(error.into()))?;
-        let described = describe(bytes);
-        let file = format!("{TARGETS}/{}.{name}", digest(bytes));
-        if list.targets.insert(target, described.clone()).as_ref() != Some(&described) {
-            files.push((file, bytes.clone()));
-        }
-    }
-    Ok((!files.is_empty()).then_some(NextTargets { list, files }))
+    let release = &examined.release;
+    packer
+        .packs(release, before, [&examined.root, &examined.uki], bases)
+        .map_err(|source| PublishError::Packs {
+            version: release.version.clone(),
+            source,
+        })
 }
 
 /// Puts the blobs in place that are not there, or not whole; returns their
@@ -427,27 +354,4 @@ fn put_blobs(store: &mut impl Store, sources: &[(Blob, PathBuf)]) -> Result<u64,
         added += blob.size;
     }
     Ok(added)
-}
-
-fn put(store: &mut impl Store, name: &str, bytes: &[u8]) -> Result<(), PublishError> {
-    store.put(name, bytes).map_err(|source| PublishError::Put {
-        name: name.to_owned(),
-        source,
-    })
-}
-
-fn describe(bytes: &[u8]) -> Target {
-    Target {
-        length: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-        hashes: Hashes {
-            sha256: Sha256::digest(bytes).to_vec().into(),
-            _extra: HashMap::new(),
-        },
-        custom: HashMap::new(),
-        _extra: HashMap::new(),
-    }
-}
-
-fn digest(bytes: &[u8]) -> Digest {
-    Digest::new(Sha256::digest(bytes).into())
 }

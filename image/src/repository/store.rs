@@ -13,7 +13,7 @@ pub(crate) const TARGETS: &str = "targets";
 
 /// Where a file is until it is whole. No target, metadata file or blob is
 /// called so.
-const UNFINISHED: &str = ".unfinished-";
+pub(crate) const UNFINISHED: &str = ".unfinished-";
 
 /// What a publisher needs of the disk that holds the repository.
 ///

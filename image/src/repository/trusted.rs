@@ -9,7 +9,7 @@ use release::limits::{
     MAX_TUF_ROOT_BYTES, MAX_TUF_ROOT_UPDATES, MAX_TUF_SNAPSHOT_BYTES, MAX_TUF_TARGETS_BYTES,
     MAX_TUF_TIMESTAMP_BYTES,
 };
-use tough::schema::{Root, Snapshot, Targets, Timestamp};
+use tough::schema::{RoleType, Root, Snapshot, Targets, Timestamp};
 use tough::{
     Bytes, ExpirationEnforcement, IntoVec, Limits, Repository, RepositoryLoader, TargetName,
     Transport, TransportError, TransportErrorKind, TransportStream, async_trait,
@@ -87,6 +87,16 @@ impl Trusted {
 
     pub(crate) fn timestamp(&self) -> &Timestamp {
         &self.0.timestamp().signed
+    }
+
+    /// Returns when the metadata expires, by role.
+    pub(crate) fn expiries(&self) -> Vec<(RoleType, jiff::Timestamp)> {
+        vec![
+            (RoleType::Root, self.root().expires),
+            (RoleType::Targets, self.targets().expires),
+            (RoleType::Snapshot, self.snapshot().expires),
+            (RoleType::Timestamp, self.timestamp().expires),
+        ]
     }
 
     /// Returns the names of all targets, sorted.

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use partition_layout::Version;
 use release::limits::{MAX_CHANNEL_BYTES, MAX_RELEASE_BYTES};
-use release::{BadDocument, Blob, Channel, ChannelName, Release, version_of_target};
+use release::{BadDocument, Blob, Channel, ChannelName, Pack, Release, version_of_target};
 use tough::schema::RoleType;
 use tough::{ExpirationEnforcement, TransportErrorKind};
 
 use super::examine::{TreeMismatch, check_tree, uki_boots};
+use super::packs::{BadContent, Coverage, check};
 use super::store::{Content, compare};
 use super::trusted::{LoadError, Trusted};
 
@@ -98,6 +99,13 @@ pub enum Problem {
         version: Version,
         source: TreeMismatch,
     },
+    /// A pack makes something else.
+    #[error("the {kind} of version {version} does not make what it is said to make")]
+    PackBroken {
+        version: Version,
+        kind: &'static str,
+        source: BadContent,
+    },
     /// The UKI of a release boots something else.
     #[error("the UKI of version {version} does not boot its root hash")]
     UkiMismatch { version: Version },
@@ -118,6 +126,7 @@ impl Problem {
             Self::BlobTruncated { .. } => "BlobTruncated",
             Self::BlobCorrupt { .. } => "BlobCorrupt",
             Self::RootHashMismatch { .. } => "RootHashMismatch",
+            Self::PackBroken { .. } => "PackBroken",
             Self::UkiMismatch { .. } => "UkiMismatch",
         }
     }
@@ -150,22 +159,20 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn all(&mut self, trusted: &Trusted) -> Result<(), VerifyError> {
-        self.report.expires = vec![
-            (RoleType::Root, trusted.root().expires),
-            (RoleType::Targets, trusted.targets().expires),
-            (RoleType::Snapshot, trusted.snapshot().expires),
-            (RoleType::Timestamp, trusted.timestamp().expires),
-        ];
+        self.report.expires = trusted.expiries();
         let names = trusted.target_names();
+        let mut releases = Vec::new();
         for (name, version) in names
             .iter()
             .filter_map(|name| Some((*name, version_of_target(name)?)))
         {
-            self.releases.insert(version.clone());
-            if let Some(release) = self.release(trusted, name, &version)
-                && self.blobs(&release)?
-            {
-                self.report.sound.push(version);
+            releases.extend(self.release(trusted, name, &version));
+            self.releases.insert(version);
+        }
+        for release in &releases {
+            // Nodes take blocks from packs, so a broken one is the release's fault.
+            if self.blobs(release)? && self.packs(release, &releases)? {
+                self.report.sound.push(release.version.clone());
             }
         }
         self.report.sound.sort();
@@ -268,6 +275,81 @@ impl Check<'_> {
             }
         }
         Ok(self.report.problems.len() == before)
+    }
+
+    /// Returns whether all packs of a release, whose blobs are sound, make what
+    /// they are said to make.
+    fn packs(&mut self, release: &Release, all: &[Release]) -> Result<bool, VerifyError> {
+        let before = self.report.problems.len();
+        let root = &release.blobs.root;
+        if let Some(pack) = &release.blobs.packed {
+            self.pack(release, "packed root", pack, root, None, Coverage::Every)?;
+        }
+        for patch in &release.patches {
+            let base = all.iter().find(|base| base.root_hash == patch.from);
+            let base = Some(base.map(|base| &base.blobs.root));
+            self.pack(release, "patch", &patch.root, root, base, Coverage::Missing)?;
+        }
+        for patch in &release.uki_patches {
+            let mut ukis = all.iter().map(|base| &base.blobs.uki);
+            let base = Some(ukis.find(|uki| uki.sha256 == patch.from));
+            let uki = &release.blobs.uki;
+            self.pack(
+                release,
+                "UKI patch",
+                &patch.pack,
+                uki,
+                base,
+                Coverage::Every,
+            )?;
+        }
+        Ok(self.report.problems.len() == before)
+    }
+
+    /// Checks a pack, whose base is none, unknown, or a blob.
+    fn pack(
+        &mut self,
+        release: &Release,
+        kind: &'static str,
+        pack: &Pack,
+        target: &Blob,
+        base: Option<Option<&Blob>>,
+        coverage: Coverage,
+    ) -> Result<(), VerifyError> {
+        if let Some(problem) = self.blob(&release.version, kind, &pack.blob)? {
+            self.found(problem);
+            return Ok(());
+        }
+        let path = |blob: &Blob| self.base.join(blob.path().to_string());
+        let result = match base {
+            Some(None) => Err(BadContent::NoBase),
+            // That blob's release says so itself.
+            Some(Some(base)) if !self.is_sound(base)? => Ok(()),
+            Some(Some(base)) => check(
+                pack,
+                &path(&pack.blob),
+                &path(target),
+                Some(&path(base)),
+                coverage,
+            ),
+            None => check(pack, &path(&pack.blob), &path(target), None, coverage),
+        };
+        if let Err(source) = result {
+            self.found(Problem::PackBroken {
+                version: release.version.clone(),
+                kind,
+                source,
+            });
+        }
+        Ok(())
+    }
+
+    fn is_sound(&self, blob: &Blob) -> Result<bool, VerifyError> {
+        let path = self.base.join(blob.path().to_string());
+        match compare(&path, blob) {
+            Ok(found) => Ok(found == Content::Same),
+            Err(source) => Err(VerifyError::Read { path, source }),
+        }
     }
 
     fn blob(

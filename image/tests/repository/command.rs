@@ -150,6 +150,50 @@ fn a_repository_that_is_not_there_is_not_made_by_who_looks_after_it() {
 }
 
 #[test]
+fn a_release_is_rolled_out_by_share_and_who_publishes_again_is_told_what_expired() {
+    let site = Site::new();
+    build(&site.path("1"), "1", b"1");
+    answer(&site, &["keys", "k"], 0);
+    let text = answer(&site, &publish("1", &["--share", "5"]), 0);
+    assert!(
+        text.contains("channel stable: version 1 for 5% of the nodes\n"),
+        "{text}"
+    );
+    let rollout = |share, code| {
+        let arguments = [
+            "repository",
+            "rollout",
+            "--keys",
+            "k",
+            "--repository",
+            "repo",
+            "--share",
+            share,
+        ];
+        answer(&site, &arguments, code)
+    };
+    let text = rollout("12.5", 0);
+    let expected = "channel stable: version 1 for 12.50% of the nodes (before: 5%)\n";
+    assert!(text.contains(expected), "{text}");
+    assert!(text.contains("timestamp expires"), "{text}");
+    rollout("101", 2);
+    answer(&site, VERIFY, 0);
+
+    let arguments = [
+        "repository",
+        "refresh",
+        "--keys",
+        "k",
+        "--repository",
+        "repo",
+    ];
+    answer(&site, &[&arguments[..], &["--expires", "-1h"]].concat(), 0);
+    let text = answer(&site, &publish("1", &[]), 0);
+    assert!(text.contains("already published: version 1"), "{text}");
+    assert!(text.contains("warning: timestamp expired "), "{text}");
+}
+
+#[test]
 fn a_publisher_is_warned_of_a_root_file_that_expires_first() {
     let site = Site::new();
     build(&site.path("1"), "1", b"1");

@@ -14,7 +14,7 @@ use tough::schema::{Hashes, RoleType, Target};
 
 use crate::fixture::{BLOCKS, Site, at, build, change, stable, version};
 
-fn release_file(site: &Site, version: &str) -> Release {
+pub(crate) fn release_file(site: &Site, version: &str) -> Release {
     let bytes = fs::read(site.file(&format!(".{version}.release.json"))).expect("the release");
     Release::parse(&bytes).expect("a release")
 }
@@ -206,7 +206,7 @@ fn a_repository_signed_by_a_stranger_is_refused() {
 
 /// Signs whatever is asked for, as a publisher that lost its mind would: with
 /// the right keys, and by `tough`'s own editor instead of ours.
-fn sign(site: &Site, targets: &[(&str, Vec<u8>)]) {
+pub(crate) fn sign(site: &Site, targets: &[(&str, Vec<u8>)]) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use image::manifest::{ImageManifest, Sizes, VerityShape};
 use image::repository::{
-    Directory, Expiries, Expiry, KeyPlan, KeySet, PublishError, PublishRequest, Published, Quorum,
-    Report, generate, publish, verify,
+    Directory, Expiries, Expiry, KeyPlan, KeySet, PackPlan, PublishError, PublishRequest,
+    Published, Quorum, Report, generate, publish, verify,
 };
 use jiff::Timestamp;
 use partition_layout::{Architecture, Version};
@@ -101,14 +101,29 @@ impl Site {
         expiries: &Expiries,
     ) -> Result<Published, PublishError> {
         let channel = stable();
-        let request = PublishRequest {
+        let request = self.request(image, &channel, expiries);
+        publish(&mut self.lock(), &request)
+    }
+
+    /// Returns a request for what is published by default, packed quickly.
+    pub(crate) fn request<'a>(
+        &'a self,
+        image: &'a Path,
+        channel: &'a ChannelName,
+        expiries: &'a Expiries,
+    ) -> PublishRequest<'a> {
+        PublishRequest {
             keys: &self.keys,
             image,
-            channel: &channel,
+            channel,
+            share: None,
+            packs: PackPlan {
+                level: 3,
+                ..PackPlan::default()
+            },
             expiries,
             now: Timestamp::now(),
-        };
-        publish(&mut self.lock(), &request)
+        }
     }
 
     /// Checks the repository as a node that carries the site's root of trust.
@@ -161,20 +176,26 @@ impl Site {
 
 /// Builds an image: data from a seed, its tree, and a made-up UKI.
 pub(crate) fn build(folder: &Path, version: &str, seed: &[u8]) -> ImageManifest {
+    build_of(folder, version, &content(seed, BLOCKS), &[])
+}
+
+/// Builds an image of this data, with this kernel in its UKI.
+pub(crate) fn build_of(folder: &Path, version: &str, data: &[u8], kernel: &[u8]) -> ImageManifest {
+    let blocks = data.len() as u64 / 4096;
     fs::create_dir_all(folder).expect("a folder");
-    let data = content(seed, BLOCKS);
-    fs::write(folder.join(ImageManifest::ROOT), &data).expect("the root image");
+    fs::write(folder.join(ImageManifest::ROOT), data).expect("the root image");
     let params = Params {
         data_block_size: 4096,
         hash_block_size: 4096,
         salt: vec![7; 32],
         hash_type: HashType::Normal,
     };
-    let superblock = Superblock::new(params, BLOCKS, Uuid::from_u128(1)).expect("a superblock");
+    let superblock = Superblock::new(params, blocks, Uuid::from_u128(1)).expect("a superblock");
     let area = HashArea::with_superblock(&superblock, 0).expect("an area");
     let mut file = File::create_new(folder.join(ImageManifest::VERITY)).expect("a new file");
-    let root_hash = verity::format(&data, &area, &mut file).expect("a tree");
-    let uki = format!("MZ {version} roothash={root_hash} gpt");
+    let root_hash = verity::format(&data.to_vec(), &area, &mut file).expect("a tree");
+    let mut uki = format!("MZ {version} roothash={root_hash} gpt").into_bytes();
+    uki.extend(kernel);
     fs::write(
         folder.join(ImageManifest::SBOM),
         format!("sbom of {version}"),
@@ -188,10 +209,10 @@ pub(crate) fn build(folder: &Path, version: &str, seed: &[u8]) -> ImageManifest 
             data_block_size: 4096,
             hash_block_size: 4096,
             salt: Salt::new([7; 32]).expect("a salt"),
-            data_blocks: BLOCKS,
+            data_blocks: blocks,
         },
         sizes: Sizes {
-            root: BLOCKS * 4096,
+            root: blocks * 4096,
             verity: area.end(),
             uki: uki.len() as u64,
         },
@@ -205,7 +226,8 @@ pub(crate) fn build(folder: &Path, version: &str, seed: &[u8]) -> ImageManifest 
     manifest
 }
 
-fn content(seed: &[u8], blocks: u64) -> Vec<u8> {
+/// Returns blocks that no two seeds share and that nothing compresses.
+pub(crate) fn content(seed: &[u8], blocks: u64) -> Vec<u8> {
     let mut state = seed.iter().fold(1_u64, |state, byte| {
         state.wrapping_mul(31).wrapping_add(u64::from(*byte))
     });

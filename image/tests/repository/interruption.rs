@@ -5,8 +5,7 @@ use std::io;
 use std::path::Path;
 
 use image::repository::{
-    Directory, Expiries, PublishError, PublishRequest, Published, Store, publish, rotate_root,
-    verify,
+    Directory, Expiries, PublishError, Published, Store, publish, rotate_root, verify,
 };
 use jiff::Timestamp;
 use release::Blob;
@@ -50,14 +49,8 @@ impl Store for Cut {
 }
 
 fn publish_cut(site: &Site, version: &str, files: usize) -> Result<Published, PublishError> {
-    let channel = stable();
-    let request = PublishRequest {
-        keys: &site.keys,
-        image: &site.image(version),
-        channel: &channel,
-        expiries: &Expiries::default(),
-        now: Timestamp::now(),
-    };
+    let (image, channel, expiries) = (site.image(version), stable(), Expiries::default());
+    let request = site.request(&image, &channel, &expiries);
     publish(&mut Cut::after(files, site.lock()), &request)
 }
 

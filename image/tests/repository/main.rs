@@ -5,6 +5,8 @@ mod damage;
 mod fixture;
 mod interruption;
 mod keys;
+mod packs;
 mod publishing;
 mod renewal;
+mod rollout;
 mod rotation;

@@ -2,13 +2,15 @@ use std::fs;
 
 use image::manifest::ImageManifest;
 use image::repository::{
-    Directory, Expiries, LockError, MetadataError, Outcome, PublishError, SignError,
+    Directory, Expiries, LockError, MetadataError, Outcome, PublishError, SignError, TakenError,
 };
 use release::limits::MAX_CHANNEL_BYTES;
 use release::{Channel, Digest, Release};
 use sha2::Digest as _;
 
-use crate::fixture::{BLOCKS, Site, build, change, stable, version};
+use tough::schema::RoleType;
+
+use crate::fixture::{BLOCKS, Site, at, build, change, stable, version};
 
 #[test]
 fn three_releases_are_published_and_a_node_finds_all_of_them_sound() {
@@ -88,6 +90,23 @@ fn publishing_the_same_again_changes_no_file() {
 }
 
 #[test]
+fn publishing_the_same_again_tells_what_has_expired_meanwhile() {
+    let site = Site::new();
+    let expired = Expiries {
+        timestamp: at("2020-01-01T00:00:00Z"),
+        ..Expiries::default()
+    };
+    let image = site.image("1");
+    let published = site.publish_image(&image, &expired).expect("a release");
+    assert_eq!(published.expired, []);
+    let published = site.publish("1").expect("the same");
+    let roles: Vec<_> = published.expired.iter().map(|(role, _)| *role).collect();
+    assert_eq!(roles, [RoleType::Timestamp]);
+    let published = site.publish("2").expect("signs it anew");
+    assert_eq!((published.expired.len(), site.problems().len()), (0, 0));
+}
+
+#[test]
 fn a_version_is_never_given_another_content() {
     let site = Site::with(&["1"]);
     let before = site.files();
@@ -97,12 +116,12 @@ fn a_version_is_never_given_another_content() {
         .publish_image(&other, &Expiries::default())
         .expect_err("taken");
     assert!(
-        matches!(error, PublishError::VersionTaken { .. }),
+        matches!(error, PublishError::Taken(TakenError::Other { .. })),
         "{error:?}"
     );
     let error = site.publish("01").expect_err("equal to 1");
     assert!(
-        matches!(error, PublishError::VersionEqual { .. }),
+        matches!(error, PublishError::Taken(TakenError::Equal { .. })),
         "{error:?}"
     );
     assert!(site.files() == before);
@@ -226,13 +245,8 @@ fn a_repository_of_other_keys_is_not_touched() {
     let before = ours.files();
     let stranger = Site::new();
     let channel = stable();
-    let request = image::repository::PublishRequest {
-        keys: &stranger.keys,
-        image: &ours.image("2"),
-        channel: &channel,
-        expiries: &Expiries::default(),
-        now: jiff::Timestamp::now(),
-    };
+    let (image, expiries) = (ours.image("2"), Expiries::default());
+    let request = stranger.request(&image, &channel, &expiries);
     let error = image::repository::publish(&mut ours.lock(), &request).expect_err("not theirs");
     assert!(matches!(error, PublishError::Load { .. }), "{error:?}");
     // Nor one that has only begun.
