@@ -28,6 +28,7 @@ use crate::driver::{Accepted, Handle, RequestError};
 use crate::machine::Request;
 use crate::ports::Restart;
 use crate::refusal::{Failure, Refused};
+use crate::settings::Settings;
 
 /// The daemon's name on the bus.
 pub const BUS_NAME: &str = "io.bistable.Updater1";
@@ -42,14 +43,13 @@ const BUS_PATH: &str = "/org/freedesktop/DBus";
 #[derive(Debug)]
 pub struct Manager {
     handle: Handle,
-    tries: u32,
+    settings: Settings,
 }
 
 impl Manager {
-    /// Speaks for the head behind `handle`. `tries` is what a trial gets when
-    /// nobody says otherwise.
-    pub const fn new(handle: Handle, tries: u32) -> Self {
-        Self { handle, tries }
+    /// Speaks for the head behind `handle`, and for its settings.
+    pub const fn new(handle: Handle, settings: Settings) -> Self {
+        Self { handle, settings }
     }
 
     async fn begin(
@@ -65,7 +65,7 @@ impl Manager {
                 job_object::export(bus, &self.handle, &job).await?;
                 Ok(job_path(job.id))
             }
-            Accepted::Done => Err(BusError::internal("no job was begun")),
+            Accepted::Done | Accepted::Nothing => Err(BusError::internal("no job was begun")),
         }
     }
 
@@ -100,8 +100,29 @@ impl Manager {
         #[zbus(connection)] bus: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<ObjectPath<'static>, BusError> {
-        let ask = stage_ask(version, &options, self.tries)?;
+        let tries = self.handle.view().automation.tries;
+        let ask = stage_ask(version, &options, tries)?;
         self.begin(Request::Stage(ask), bus, &header).await
+    }
+
+    #[zbus(out_args("what"))]
+    async fn proceed(
+        &self,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<&'static str, BusError> {
+        Ok(match self.handle.proceed().await? {
+            Accepted::Job(job) => {
+                // Before it is told, it is there.
+                job_object::export(bus, &self.handle, &job).await?;
+                job.kind.as_str()
+            }
+            Accepted::Done => "reboot",
+            Accepted::Nothing => "nothing",
+        })
+    }
+
+    async fn reload(&self) -> Result<(), BusError> {
+        Ok(self.settings.reload().await?)
     }
 
     async fn reboot(
@@ -243,6 +264,31 @@ impl Manager {
     }
 
     #[zbus(property)]
+    fn automatic(&self) -> String {
+        values::automatic(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn held(&self) -> String {
+        values::held(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn held_message(&self) -> String {
+        values::held_message(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn next_window(&self) -> u64 {
+        values::next_window(&self.handle.view())
+    }
+
+    #[zbus(property)]
+    fn settings_error(&self) -> String {
+        values::settings_error(&self.handle.view())
+    }
+
+    #[zbus(property)]
     fn current_job(&self) -> ObjectPath<'static> {
         values::current_job(&self.handle.view())
     }
@@ -260,7 +306,7 @@ pub async fn reboot_after_verdict(handle: &Handle) {
         return;
     }
     match handle.request(Request::Reboot(Restart::AtOnce)).await {
-        Ok(Accepted::Done | Accepted::Job(_)) => {}
+        Ok(Accepted::Done | Accepted::Job(_) | Accepted::Nothing) => {}
         Err(RequestError::Refused(Refused::GoingDown)) => {}
         Err(error) => {
             tracing::error!(%error, "cannot reboot after the trial has failed");

@@ -5,6 +5,7 @@
 //! [`machine`]: crate::machine
 
 mod handle;
+mod steward;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,16 +13,18 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::handle::{Accepted, Handle, RequestError, View};
+pub use self::handle::{Accepted, Automation, Handle, JobWish, RequestError, View};
 use self::handle::{Call, Reply, SETTLING};
+use self::steward::{Elsewhere, Known, Steward};
 use crate::asker::Asker;
 use crate::derive;
 use crate::hands::{Device, Hands, Network, Order};
-use crate::job::{Job, JobKind, RunningJob};
+use crate::job::{Job, JobKind, RunningJob, Windows};
 use crate::journal;
 use crate::machine::{self, Effect, Event, Outcome, Rejection, Report, Request, State, Stopped};
 use crate::meter::Meter;
 use crate::observe::{ObserveError, observe};
+use crate::policy::{MachineId, Rules};
 use crate::ports::{Clock, Offer, Stopper};
 use crate::records;
 use crate::refusal::{Chain, Failure, Refused};
@@ -57,6 +60,7 @@ pub struct Head<C> {
     offer: Option<Offer>,
     last_check: Option<Timestamp>,
     last_error: Option<Failure>,
+    steward: Steward,
 }
 
 /// Reads the node, starts the hands, and begins to settle what is open. The
@@ -65,6 +69,8 @@ pub async fn start<D, N, C>(
     device: D,
     network: N,
     clock: C,
+    rules: Rules,
+    machine_id: MachineId,
 ) -> Result<(Handle, Head<C>), ObserveError>
 where
     D: Device + 'static,
@@ -99,17 +105,25 @@ where
     let node = Box::new(derive::derive(&seen));
     let effects = derive::settle(&seen, &node);
     let (caller, calls) = mpsc::channel(REQUESTS);
+    let steward = Steward::new(rules, machine_id);
+    let state = State::Settling { node };
+    let known = Known {
+        state: &state,
+        offer: None,
+        last_check: None,
+    };
     let (publish, view) = watch::channel(Arc::new(View {
         state: SETTLING,
-        node: (*node).clone(),
+        node: state.node().clone(),
         offer: None,
         last_check: None,
         last_error: None,
         jobs: vec![],
         current_job: None,
+        automation: steward.show(known, None, clock.now()),
     }));
     let mut head = Head {
-        state: Some(State::Settling { node }),
+        state: Some(state),
         clock,
         calls,
         orders: Some(orders),
@@ -124,6 +138,7 @@ where
         offer: None,
         last_check: None,
         last_error: None,
+        steward,
     };
     head.give(effects).await;
     Ok((
@@ -145,7 +160,21 @@ impl<C: Clock> Head<C> {
                     Some(Call::Ask { request, asker, reply }) => {
                         self.answer(request, asker, reply).await;
                     }
-                    Some(Call::CancelJob { id, reply }) => self.cancel(id, reply).await,
+                    Some(Call::Proceed { reply }) => self.proceed(reply).await,
+                    Some(Call::AskOfJob { id, wish, reply }) => {
+                        self.ask_of_job(id, wish, reply).await;
+                    }
+                    Some(Call::LookAtClock) => self.look_at_clock().await,
+                    Some(Call::Obey(rules)) => {
+                        if self.steward.obey(*rules) == Elsewhere::Yes {
+                            self.offer = None;
+                        }
+                        self.look_at_clock().await;
+                    }
+                    Some(Call::KeepSettings { mistake }) => {
+                        self.steward.keep(mistake);
+                        self.publish();
+                    }
                     Some(Call::GoDown) | None => break,
                 },
             }
@@ -198,6 +227,8 @@ impl<C: Clock> Head<C> {
                 Some((JobKind::Rollback, held.map(|(version, _)| version)))
             }
             Request::Cancel
+            | Request::Pause(_)
+            | Request::Resume
             | Request::Reboot(_)
             | Request::MarkGood
             | Request::MarkBad(_)
@@ -221,16 +252,43 @@ impl<C: Clock> Head<C> {
         self.give(effects).await;
     }
 
-    async fn cancel(&mut self, id: u64, reply: Reply) {
-        if self
-            .running
-            .as_ref()
-            .is_some_and(|running| running.job.id == id)
-        {
-            // The job stays that of who asked for it.
-            self.answer(Request::Cancel, Asker::Updater, reply).await;
-        } else {
-            answer(reply, Err(RequestError::Refused(Refused::NoSuchJob)));
+    /// Does what the settings allow now.
+    async fn proceed(&mut self, reply: Reply) {
+        match self.steward.next(self.known(), self.clock.now()) {
+            Ok(request) => self.answer(request, Asker::Policy, reply).await,
+            Err(held) => {
+                tracing::debug!(reason = held.name(), "held");
+                self.publish();
+                answer(reply, Ok(Accepted::Nothing));
+            }
+        }
+    }
+
+    async fn ask_of_job(&mut self, id: u64, wish: JobWish, reply: Reply) {
+        let Some(running) = self.running.as_mut().filter(|running| running.job.id == id) else {
+            return answer(reply, Err(RequestError::Refused(Refused::NoSuchJob)));
+        };
+        if wish == JobWish::Resume {
+            // Whoever says so overrules the windows.
+            running.windows = Windows::Ignored;
+        }
+        // The job stays that of who asked for it.
+        self.answer(wish.into(), Asker::Updater, reply).await;
+    }
+
+    /// Holds a job of its own up when the windows close, and lets it go on when
+    /// one opens.
+    async fn look_at_clock(&mut self) {
+        let heeds = |running: &RunningJob| running.windows == Windows::Heeded;
+        let request = match self.running.as_ref().is_some_and(heeds) {
+            true => self.steward.heed(self.state(), self.clock.now()),
+            false => None,
+        };
+        // What cannot be held up is nearly over.
+        let effects = request.map(|request| self.step(Event::Request(request)));
+        match effects {
+            Some(Ok(effects)) => self.give(effects).await,
+            Some(Err(_)) | None => self.publish(),
         }
     }
 
@@ -295,15 +353,23 @@ impl<C: Clock> Head<C> {
         let mut order = Vec::new();
         let mut ended = None;
         for effect in effects {
+            let stopper = self.stopper.as_ref();
             if let Effect::EndJob(outcome) = effect {
                 ended = Some(outcome);
-            } else if effect != Effect::Interrupt {
+            } else if effect == Effect::Interrupt {
+                stopper.into_iter().for_each(Stopper::stop);
+            } else if effect == Effect::Hold {
+                stopper.into_iter().for_each(Stopper::pause);
+            } else if effect == Effect::LetGo {
+                stopper.into_iter().for_each(Stopper::resume);
+            } else {
                 order.push(effect);
-            } else if let Some(stopper) = &self.stopper {
-                stopper.stop();
             }
         }
         let ended = ended.and_then(|outcome| self.end_job(outcome));
+        if let Some(running) = &self.running {
+            running.meter.hold(self.state().holder());
+        }
         if !order.is_empty() || settling {
             self.send(order).await;
         }
@@ -317,6 +383,10 @@ impl<C: Clock> Head<C> {
         // None when going down: what is left undone is settled at the next start.
         let Some(orders) = &self.orders else { return };
         let (stopper, stop) = Stopper::new();
+        if self.state().holder().is_some() {
+            // The pause was asked for during the step before.
+            stopper.pause();
+        }
         self.stopper = Some(stopper);
         let (meter, asker) = match &self.running {
             Some(running) => (running.meter.clone(), running.asker.clone()),
@@ -350,6 +420,9 @@ impl<C: Clock> Head<C> {
             Outcome::Cancelled => {}
         }
         let running = self.running.take()?;
+        if running.asker == Asker::Policy {
+            self.steward.learn(&running.job, &outcome, self.clock.now());
+        }
         self.finished.push_back(running.job.clone());
         while self.finished.len() > FINISHED_JOBS {
             self.finished.pop_front();
@@ -366,8 +439,19 @@ impl<C: Clock> Head<C> {
             last_check: self.last_check,
             last_error: self.last_error.clone(),
             current_job: running.as_ref().map(|job| job.id),
+            automation: self
+                .steward
+                .show(self.known(), running.as_ref(), self.clock.now()),
             jobs: self.finished.iter().cloned().chain(running).collect(),
         }));
+    }
+
+    fn known(&self) -> Known<'_> {
+        Known {
+            state: self.state(),
+            offer: self.offer.as_ref(),
+            last_check: self.last_check,
+        }
     }
 }
 

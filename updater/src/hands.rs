@@ -116,15 +116,15 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         notes: Notes,
     ) -> Result<Option<Report>, Stopped> {
         // What has been done is written down all the same.
-        if order.stop.is_set() && !effect.is_note() {
-            return Err(Stopped::Asked);
+        if !effect.is_note() {
+            order.stop.checkpoint().map_err(|_| Stopped::Asked)?;
         }
         tracing::debug!(effect = effect.name(), "begins");
         let meter = &*order.meter;
         meter.phase(effect.phase());
         let device = &self.device;
         match effect {
-            Effect::Interrupt | Effect::EndJob(_) => Ok(()),
+            Effect::Interrupt | Effect::Hold | Effect::LetGo | Effect::EndJob(_) => Ok(()),
 
             Effect::Refresh => {
                 let offer = self.network.refresh(&order.stop).map_err(releases)?;

@@ -38,12 +38,20 @@ pub struct Job {
     pub outcome: watch::Receiver<Option<Outcome>>,
 }
 
+/// Whether a job is held up while no window is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Windows {
+    Heeded,
+    Ignored,
+}
+
 /// A job, as the head keeps it.
 #[derive(Debug)]
 pub(crate) struct RunningJob {
     pub(crate) job: Job,
     pub(crate) meter: Arc<Meter>,
     pub(crate) asker: Asker,
+    pub(crate) windows: Windows,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -62,6 +70,12 @@ impl RunningJob {
                 outcome,
             },
             meter: Arc::new(meter),
+            windows: match (&asker, kind) {
+                (Asker::Policy, JobKind::Stage) => Windows::Heeded,
+                // A check is allowed at any time, and a caller knows the time.
+                (Asker::Policy, JobKind::Check | JobKind::Rollback)
+                | (Asker::Updater | Asker::Caller { .. }, _) => Windows::Ignored,
+            },
             asker,
             outcome: sender,
         }

@@ -21,6 +21,7 @@ pub mod history;
 pub mod machine;
 pub mod names;
 pub mod node;
+pub mod policy;
 pub mod pstore;
 pub mod records;
 pub mod refusal;
@@ -44,6 +45,7 @@ pub mod authorities;
 pub mod config;
 pub mod fetch;
 pub mod network;
+pub mod settings;
 pub mod trust;
 
 // Its faces to people and programs.

@@ -29,6 +29,9 @@
 //! brings the node's facts, read anew from the disk, and [`rest`] tells the
 //! state from them. `Clearing` is a state of its own so that a late report of
 //! the stage that it undoes cannot be taken for the next one's.
+//!
+//! What works can be held up and stopped: `Going` says what it was asked for. A
+//! pause outlasts the step at which it was asked for, and a stop outlasts a pause.
 
 mod effect;
 #[cfg(test)]
@@ -44,7 +47,7 @@ pub use self::orders::ONE_SHOT_TRIES;
 pub(crate) use self::orders::blessed;
 use self::orders::{bless, clear_stage, condemn, rearm, stage};
 pub use self::words::{
-    Complaint, Event, Job, Outcome, Report, Request, STATES, State, Stopped, Stopping, Target,
+    Complaint, Event, Going, Holder, Job, Outcome, Report, Request, STATES, State, Stopped, Target,
 };
 use crate::admit::{self, Admitted, Ask, Force};
 use crate::node::{Node, SlotStatus, Standing, Way};
@@ -101,7 +104,8 @@ fn answer(state: State, request: Request) -> Answer {
             job: Job::Waits, ..
         } => match request {
             // The job ends as fast as it can already.
-            Request::Cancel => Ok((state, vec![])),
+            Request::Cancel | Request::Resume => Ok((state, vec![])),
+            Request::Pause(_) => refuse(state, Refused::NotPausable),
             Request::Check
             | Request::Stage(_)
             | Request::Reboot(_)
@@ -119,6 +123,8 @@ fn answer(state: State, request: Request) -> Answer {
             Request::Check
             | Request::Stage(_)
             | Request::Cancel
+            | Request::Pause(_)
+            | Request::Resume
             | Request::Rollback { .. }
             | Request::MarkGood
             | Request::MarkBad(_)
@@ -129,7 +135,7 @@ fn answer(state: State, request: Request) -> Answer {
 
 fn busy_without_job(state: State, request: &Request) -> Answer {
     match request {
-        Request::Cancel => refuse(state, Refused::NoSuchJob),
+        Request::Cancel | Request::Pause(_) | Request::Resume => refuse(state, Refused::NoSuchJob),
         Request::Check
         | Request::Stage(_)
         | Request::Reboot(_)
@@ -145,14 +151,17 @@ fn busy_without_job(state: State, request: &Request) -> Answer {
 fn answer_at_work(state: State, request: Request) -> Answer {
     match request {
         Request::Cancel => {
-            let first = stopping(&state) == Stopping::No;
-            let effects = if first {
-                vec![Effect::Interrupt]
-            } else {
-                vec![]
+            let effects = match state.going() {
+                Some(Going::Stopping) => vec![],
+                Some(Going::On | Going::Paused(_)) | None => vec![Effect::Interrupt],
             };
-            Ok((asked_to_stop(state), effects))
+            Ok((asked(state, Going::Stopping), effects))
         }
+        Request::Pause(holder) => pause(state, holder),
+        Request::Resume => match state.going() {
+            Some(Going::Paused(_)) => Ok((asked(state, Going::On), vec![Effect::LetGo])),
+            Some(Going::On | Going::Stopping) | None => Ok((state, vec![])),
+        },
         Request::MarkGood if state.node().booted.standing == Standing::Good => Ok((state, vec![])),
         Request::MarkBad(_) => refuse(state, Refused::NotInTrial),
         Request::MarkGood
@@ -164,31 +173,26 @@ fn answer_at_work(state: State, request: Request) -> Answer {
     }
 }
 
-const fn stopping(state: &State) -> Stopping {
-    match state {
-        State::Checking { stopping, .. }
-        | State::Resolving { stopping, .. }
-        | State::Staging { stopping, .. }
-        | State::RollingBack { stopping, .. } => *stopping,
-        State::Settling { .. }
-        | State::Idle { .. }
-        | State::Staged { .. }
-        | State::Trial { .. }
-        | State::LastResort { .. }
-        | State::Condemned { .. }
-        | State::Clearing { .. }
-        | State::Marking { .. }
-        | State::Forgiving { .. }
-        | State::Rebooting { .. } => Stopping::No,
-    }
+fn pause(state: State, holder: Holder) -> Answer {
+    let effects = match (&state, state.going()) {
+        // It is over in a moment, and nothing waits for it.
+        (State::Checking { .. }, _) | (_, Some(Going::Stopping) | None) => {
+            return refuse(state, Refused::NotPausable);
+        }
+        (_, Some(Going::On)) => vec![Effect::Hold],
+        // A window that closes does not take a pause from who asked for it.
+        (_, Some(Going::Paused(Holder::Caller))) => return Ok((state, vec![])),
+        (_, Some(Going::Paused(Holder::Window))) => vec![],
+    };
+    Ok((asked(state, Going::Paused(holder)), effects))
 }
 
-fn asked_to_stop(mut state: State) -> State {
+fn asked(mut state: State, wish: Going) -> State {
     match &mut state {
-        State::Checking { stopping, .. }
-        | State::Resolving { stopping, .. }
-        | State::Staging { stopping, .. }
-        | State::RollingBack { stopping, .. } => *stopping = Stopping::Asked,
+        State::Checking { going, .. }
+        | State::Resolving { going, .. }
+        | State::Staging { going, .. }
+        | State::RollingBack { going, .. } => *going = wish,
         State::Settling { .. }
         | State::Idle { .. }
         | State::Staged { .. }
@@ -208,7 +212,7 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
         Request::Check => Ok((
             State::Checking {
                 node,
-                stopping: Stopping::No,
+                going: Going::On,
             },
             vec![Effect::Refresh],
         )),
@@ -223,12 +227,14 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
                 State::Resolving {
                     node,
                     ask,
-                    stopping: Stopping::No,
+                    going: Going::On,
                 },
                 vec![resolve],
             ))
         }
-        Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
+        Request::Cancel | Request::Pause(_) | Request::Resume => {
+            refuse(rest(node), Refused::NoSuchJob)
+        }
         Request::Reboot(restart) => {
             let mut effects = Vec::new();
             // The firmware may have lost the wish since the slot was armed. If it
@@ -254,7 +260,9 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
 fn answer_trial(node: Box<Node>, request: Request) -> Answer {
     match request {
         Request::Check | Request::Stage(_) => refuse(rest(node), Refused::BootedSlotNotGood),
-        Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
+        Request::Cancel | Request::Pause(_) | Request::Resume => {
+            refuse(rest(node), Refused::NoSuchJob)
+        }
         Request::Reboot(restart) => Ok((State::Rebooting { node }, vec![Effect::Reboot(restart)])),
         Request::Rollback { .. } if node.nothing_else_boots() => {
             refuse(rest(node), Refused::NothingToRollBackTo)
@@ -310,6 +318,8 @@ fn answer_last_resort(node: Box<Node>, request: Request) -> Answer {
             ..
         })
         | Request::Cancel
+        | Request::Pause(_)
+        | Request::Resume
         | Request::Reboot(_)
         | Request::Forgive { .. } => answer_good(node, request),
         Request::Rollback { .. } => refuse(rest(node), Refused::NothingToRollBackTo),
@@ -333,7 +343,9 @@ fn answer_condemned(node: Box<Node>, request: Request) -> Answer {
         Request::Check | Request::Stage(_) | Request::Rollback { .. } => {
             refuse(rest(node), Refused::BootedSlotNotGood)
         }
-        Request::Cancel => refuse(rest(node), Refused::NoSuchJob),
+        Request::Cancel | Request::Pause(_) | Request::Resume => {
+            refuse(rest(node), Refused::NoSuchJob)
+        }
         Request::Reboot(restart) => Ok((State::Rebooting { node }, vec![Effect::Reboot(restart)])),
         Request::MarkGood => refuse(rest(node), Refused::NotInTrial),
         // It is marked bad already: the caller did not hear our reply.
@@ -390,7 +402,7 @@ fn roll_back(node: Box<Node>, reason: String) -> Answer {
         State::RollingBack {
             node,
             target,
-            stopping: Stopping::No,
+            going: Going::On,
         },
         effects,
     ))
@@ -418,7 +430,7 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
         (
             In::Resolving {
                 node,
-                stopping: Stopping::Asked,
+                going: Going::Stopping,
                 ..
             },
             Report::Resolved(_),
@@ -427,10 +439,10 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
             In::Resolving {
                 node,
                 ask,
-                stopping: Stopping::No,
+                going: going @ (Going::On | Going::Paused(_)),
             },
             Report::Resolved(release),
-        ) => resolved(node, &ask, *release),
+        ) => resolved(node, &ask, *release, going),
         (In::Resolving { node, .. }, Report::Ended { result, node: now }) => (
             rest(now.unwrap_or(node)),
             vec![Effect::EndJob(outcome(result))],
@@ -567,7 +579,7 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
     }
 }
 
-fn resolved(node: Box<Node>, ask: &Ask, release: Release) -> (State, Vec<Effect>) {
+fn resolved(node: Box<Node>, ask: &Ask, release: Release, going: Going) -> (State, Vec<Effect>) {
     match admit::admit(&node, &release, ask.force) {
         Ok(Admitted::Write(way)) => {
             let version = release.version.clone();
@@ -578,7 +590,7 @@ fn resolved(node: Box<Node>, ask: &Ask, release: Release) -> (State, Vec<Effect>
                     node,
                     version,
                     root_hash,
-                    stopping: Stopping::No,
+                    going,
                 },
                 effects,
             )

@@ -6,6 +6,7 @@ use partition_layout::Version;
 use release::Release;
 use tokio::sync::watch;
 
+use crate::machine::Holder;
 use crate::tally::Tally;
 
 /// A piece of work, as a job shows it.
@@ -19,6 +20,8 @@ pub struct Work {
     pub done: u64,
     /// 0 until it is known.
     pub total: u64,
+    /// Who holds it up, if somebody does.
+    pub holder: Option<Holder>,
 }
 
 /// The hands' end: counts.
@@ -41,6 +44,15 @@ impl Meter {
         self.work.send_if_modified(|work| {
             let changed = work.phase != phase;
             work.phase = phase;
+            changed
+        });
+    }
+
+    /// Tells who holds it up, if somebody does.
+    pub fn hold(&self, holder: Option<Holder>) {
+        self.work.send_if_modified(|work| {
+            let changed = work.holder != holder;
+            work.holder = holder;
             changed
         });
     }

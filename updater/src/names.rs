@@ -66,6 +66,10 @@ error_names! {
     NothingElseBoots,
     /// There is no such job, or it has ended.
     NoSuchJob,
+    /// The job at work is one that cannot be paused.
+    NotPausable,
+    /// The settings are wrong; those that were in force stay so.
+    BadSettings,
     /// The repository's metadata is too old.
     MetadataExpired,
     /// The repository's metadata is not signed by those whom this node trusts.

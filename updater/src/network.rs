@@ -1,10 +1,13 @@
 //! The real network: trusted metadata and fetched blobs, as one.
 
+mod named;
+
 use std::ops::Range;
 
 use partition_layout::Version;
 use release::{Blob, Release};
 
+pub use self::named::NamedRepository;
 use crate::fetch::Fetcher;
 use crate::ports::{
     Clock, Fetch, FetchError, Offer, RangeSupport, Releases, ReleasesError, Stop, Verdict,

@@ -59,6 +59,10 @@ pub enum Refused {
     NothingElseBoots,
     #[error("no such job is at work")]
     NoSuchJob,
+    #[error("what is at work is over in a moment, and cannot be paused")]
+    NotPausable,
+    #[error("the settings are wrong, and the old ones stay in force: {0}")]
+    BadSettings(String),
     #[error("{0}")]
     BadArgument(String),
     #[error("the daemon is going down")]
@@ -83,6 +87,8 @@ impl Refused {
             Self::NotInTrial => ErrorName::NotInTrial,
             Self::NothingElseBoots => ErrorName::NothingElseBoots,
             Self::NoSuchJob => ErrorName::NoSuchJob,
+            Self::NotPausable => ErrorName::NotPausable,
+            Self::BadSettings(_) => ErrorName::BadSettings,
             Self::BadArgument(_) => ErrorName::BadArgument,
         }
     }

@@ -3,21 +3,24 @@
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use sd_notify::NotifyState;
 use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinError;
-use updater::config::{self, Config, ReadConfigError};
+use updater::config::{Config, ReadConfigError, Sources};
 use updater::driver::{self, Handle};
 use updater::fetch::{BuildClientError, Fetcher, Patience, Throttle, build_client};
 use updater::host::{FindDiskError, Paths, SystemClock, ThisNode};
 use updater::metrics::{self, Metrics};
-use updater::network::RemoteRepository;
+use updater::network::{NamedRepository, RemoteRepository};
 use updater::observe::ObserveError;
 use updater::refusal::Chain;
+use updater::settings::{self, Settings};
 use updater::trust::{self, TrustedReleases};
 use updater::{backstop, dbus, journal};
 
@@ -27,12 +30,14 @@ use updater::{backstop, dbus, journal};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 asked to stop, 1 failed, 2 usage, 78 the settings are wrong."
+    after_help = "Exit codes: 0 asked to stop, 1 failed, 2 usage, 78 --check-config found a mistake.\n\
+        With wrong settings the daemon runs, does nothing by itself, and says why.\n\
+        SIGHUP reads the settings anew."
 )]
 struct Arguments {
     /// Read these settings, the later ones overriding the earlier, instead of
-    /// /usr/lib/bistable/updater.toml, /etc/bistable/updater.toml and the
-    /// credential bistable.updater.toml
+    /// /usr/lib/bistable/updater.toml, /etc/bistable/updater.toml, the drop-ins in
+    /// updater.d beside both, and the credential bistable.updater.toml
     #[arg(long = "config", value_name = "FILE")]
     config: Vec<PathBuf>,
     /// Read the settings, say what is wrong with them, and end
@@ -92,9 +97,11 @@ fn main() -> ExitCode {
 }
 
 fn work(arguments: &Arguments) -> Result<(), DaemonError> {
-    let config = read_config(arguments)?;
+    let sources = sources(arguments);
     if arguments.check_config {
-        return Ok(());
+        return settings::read(&sources)
+            .map(drop)
+            .map_err(DaemonError::Config);
     }
     // One thread for the bus, the network and all decisions; the hands have
     // another. More would only cost memory.
@@ -102,41 +109,48 @@ fn work(arguments: &Arguments) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(sources))
 }
 
-fn read_config(arguments: &Arguments) -> Result<Config, DaemonError> {
-    let files = if arguments.config.is_empty() {
-        let mut files = vec![
-            PathBuf::from(config::DEFAULTS),
-            PathBuf::from(config::OVERRIDES),
-        ];
+fn sources(arguments: &Arguments) -> Sources {
+    if arguments.config.is_empty() {
         // systemd's way to hand a unit its credentials.
-        files.extend(
-            std::env::var_os("CREDENTIALS_DIRECTORY")
-                .map(|folder| Path::new(&folder).join(config::CREDENTIAL)),
-        );
-        files
+        Sources::of_node(std::env::var_os("CREDENTIALS_DIRECTORY"))
     } else {
-        arguments.config.clone()
-    };
-    let (config, unknown) = Config::read(&files).map_err(DaemonError::Config)?;
-    for key in unknown {
-        tracing::warn!("{key}");
+        Sources::Files(arguments.config.clone())
     }
-    Ok(config)
 }
 
-async fn serve(config: Config) -> Result<(), DaemonError> {
+async fn serve(sources: Sources) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(DaemonError::Signal)?;
     let bus = zbus::Connection::system().await.map_err(DaemonError::Bus)?;
     let paths = Paths::default();
-    let network = network(&config, &paths)?;
+    let read = settings::read_first(&sources);
+    if let Some(mistake) = &read.mistake {
+        tracing::error!(
+            error = mistake,
+            "the settings are wrong; nothing is done without being asked"
+        );
+    }
+    let rules = read.rules();
+    let machine_id = settings::machine_id(&paths.machine_id);
+    let config = watch::Sender::new(Arc::new(read.config));
+    let throttle = Throttle::new(config.borrow().bandwidth);
+    let network = {
+        let built = built(&paths.os_release);
+        let (runtime, throttle) = (Runtime::current(), throttle.clone());
+        NamedRepository::new(config.subscribe(), move |config| {
+            network(config, built, throttle.clone(), runtime.clone())
+        })
+        .map_err(DaemonError::Client)?
+    };
+    let mut changes = config.subscribe();
     let node = ThisNode::find(paths, bus.clone()).map_err(DaemonError::Disk)?;
     let rests = node.rests();
 
-    let (handle, head) = driver::start(node, network, SystemClock)
+    let (handle, head) = driver::start(node, network, SystemClock, rules, machine_id)
         .await
         .map_err(DaemonError::Observe)?;
     let mut head = tokio::spawn(head.run());
@@ -145,7 +159,8 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
         died = &mut head => return how_it_ended(died),
     }
 
-    let manager = dbus::Manager::new(handle.clone(), config.tries);
+    let settings = Settings::new(sources, config, handle.clone());
+    let manager = dbus::Manager::new(handle.clone(), settings.clone());
     bus.object_server()
         .at(dbus::MANAGER_PATH, manager)
         .await
@@ -168,6 +183,20 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
         })
     };
 
+    let reloader = tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // It is logged, and stands in SettingsError.
+            drop(settings.reload().await);
+        }
+    });
+    let timekeeper = tokio::spawn(keep_time(handle.clone()));
+    // For transfers under way too.
+    let throttler = tokio::spawn(async move {
+        while changes.changed().await.is_ok() {
+            throttle.set(changes.borrow_and_update().bandwidth);
+        }
+    });
+
     let ended = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -187,8 +216,9 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
             head.await
         }
     };
-    reporter.abort();
-    keeper.abort();
+    for helper in [reporter, keeper, reloader, timekeeper, throttler] {
+        helper.abort();
+    }
     how_it_ended(ended)
 }
 
@@ -207,18 +237,22 @@ fn died_of(error: impl std::error::Error + Send + Sync + 'static) -> Result<(), 
     Err(DaemonError::Died(Box::new(error)))
 }
 
-fn network(config: &Config, paths: &Paths) -> Result<RemoteRepository<SystemClock>, DaemonError> {
+fn network(
+    config: &Config,
+    built: Option<jiff::Timestamp>,
+    throttle: Throttle,
+    runtime: Runtime,
+) -> Result<RemoteRepository<SystemClock>, BuildClientError> {
     let patience = Patience::default();
-    let client = build_client(&patience, &config.ca_certificates).map_err(DaemonError::Client)?;
+    let client = build_client(&patience, &config.ca_certificates)?;
     let settings = trust::Settings {
         repositories: config.servers(),
         channel: config.channel.clone(),
         root_of_trust: trust::ROOT_OF_TRUST.into(),
         store: trust::STORE.into(),
         clock_is_set: trust::CLOCK_IS_SET.into(),
-        built: built(&paths.os_release),
+        built,
     };
-    let runtime = Runtime::current();
     Ok(RemoteRepository {
         releases: TrustedReleases::new(
             settings,
@@ -227,8 +261,7 @@ fn network(config: &Config, paths: &Paths) -> Result<RemoteRepository<SystemCloc
             SystemClock,
             runtime.clone(),
         ),
-        fetcher: Fetcher::new(config.servers(), client, patience, runtime)
-            .throttled(Throttle::new(config.bandwidth)),
+        fetcher: Fetcher::new(config.servers(), client, patience, runtime).throttled(throttle),
     })
 }
 
@@ -239,6 +272,19 @@ fn built(os_release: &Path) -> Option<jiff::Timestamp> {
         .lines()
         .find_map(|line| line.strip_prefix("BUILD_ID="))?;
     value.trim_matches(['"', '\'']).parse().ok()
+}
+
+/// How late a window may be seen to open or close. A stage notices within one
+/// piece of work in any case.
+const CLOCK_BEAT: Duration = Duration::from_secs(30);
+
+/// Lets the head look at the clock now and then: the time of day may be set, so
+/// that nothing can be told of it in advance.
+async fn keep_time(handle: Handle) {
+    loop {
+        tokio::time::sleep(CLOCK_BEAT).await;
+        handle.look_at_clock().await;
+    }
 }
 
 /// Keeps systemd's status line and watchdog fed, from the thread whose being
@@ -262,8 +308,12 @@ async fn report_to_systemd(handle: Handle) {
 fn status(handle: &Handle) -> String {
     let view = handle.view();
     let node = &view.node;
+    let mistake = match view.automation.mistake {
+        Some(_) => "; the settings are wrong",
+        None => "",
+    };
     format!(
-        "{}; slot {} runs {} ({})",
+        "{}; slot {} runs {} ({}){mistake}",
         view.state,
         node.booted.slot,
         node.booted.version,

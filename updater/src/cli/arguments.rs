@@ -3,7 +3,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Drives the updater of this node.
 #[derive(Debug, Parser)]
-#[command(name = "bistable", version, max_term_width = 100, after_long_help = EXIT_CODES)]
+#[command(name = "bistable", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 pub struct Arguments {
     /// Speak to the updater on another bus than the system's
     #[arg(long, value_name = "ADDRESS", global = true)]
@@ -21,7 +21,13 @@ pub struct Arguments {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+Examples:
+  bistable status           what runs, what is staged, what the node waits for
+  bistable check            is there something newer?
+  bistable stage            write it to the spare slot and arm it
+  bistable reboot           try it; the node comes back by itself if it is no good
+
 Exit codes:
    0  it is done (or, with --no-wait, begun)
    1  it failed: network, metadata, disk; the error says which
@@ -43,7 +49,12 @@ pub enum Command {
     /// Write a release to the spare slot, and arm it for the next reboot
     #[command(after_help = "\
 A first Ctrl-C asks the updater to cancel, which empties the spare slot; a second one leaves \
-while the updater goes on. The work is the updater's: it does not end with this command.")]
+while the updater goes on. The work is the updater's: it does not end with this command.
+
+Examples:
+  bistable stage                  what the channel names
+  bistable stage 1.3.0 --no-wait  begin, and return
+  bistable stage 1.1.0 --force    an older one, or one that failed here")]
     Stage(Stage),
     /// Reboot the node, into the trial of the staged release if there is one
     Reboot,
@@ -60,9 +71,42 @@ release that runs is marked bad, and the reboot leads back.")]
     Releases,
     /// Show the images that failed on this node
     Barred,
-    /// Stop the job at work
+    /// Stop the job at work; a release half written leaves the spare slot empty
     Cancel,
+    /// Hold the job at work still
+    #[command(after_help = "\
+The spare slot cannot boot meanwhile. The updater must not be restarted: a stage would begin \
+anew, and find what it has written.
+
+Example, while a batch job needs the disk:
+  bistable pause
+  bistable resume")]
+    Pause,
+    /// Let the job at work go on, also one that waits for a window
+    Resume,
+    /// Do what the settings allow now, as the timer does every quarter of an hour
+    #[command(after_help = "\
+`automatic` and the windows of /etc/bistable/updater.toml, the channel's rollout and what \
+failed here before decide whether that is nothing, a check, staging or a reboot. `bistable \
+status` says what holds it.
+
+Examples:
+  bistable proceed          do it, and say what or why nothing
+  bistable proceed --json   {\"what\":\"nothing\",\"held\":\"window-closed\",\"message\":\"…\"}")]
+    Proceed,
+    /// Read the settings anew, after a change of /etc/bistable
+    #[command(after_help = "\
+Wrong settings are refused by file, line and key, and the old ones stay in force. \
+`systemctl reload bistable-updater` does the same.
+
+Example:
+  bistable reload && bistable status")]
+    Reload,
     /// Let an image that failed here be staged again
+    #[command(after_help = "\
+Example:
+  bistable barred
+  bistable forgive 5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a")]
     Forgive(Forgive),
     /// End the trial well (the health gate's word)
     MarkGood,

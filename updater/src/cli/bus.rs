@@ -20,6 +20,8 @@ pub trait Manager {
         version: &str,
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<OwnedObjectPath>;
+    async fn proceed(&self) -> zbus::Result<String>;
+    async fn reload(&self) -> zbus::Result<()>;
     async fn reboot(&self) -> zbus::Result<()>;
     async fn rollback(&self, reason: &str) -> zbus::Result<OwnedObjectPath>;
     async fn mark_good(&self) -> zbus::Result<()>;
@@ -36,6 +38,10 @@ pub trait Manager {
     #[zbus(property(emits_changed_signal = "false"))]
     fn booted_version(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
+    fn held(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn held_message(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
     fn current_job(&self) -> zbus::Result<OwnedObjectPath>;
 }
 
@@ -46,6 +52,8 @@ pub trait Manager {
 )]
 pub trait Job {
     async fn cancel(&self) -> zbus::Result<()>;
+    async fn pause(&self) -> zbus::Result<()>;
+    async fn resume(&self) -> zbus::Result<()>;
 
     #[zbus(signal)]
     fn finished(&self, result: &str, error: &str, message: &str) -> zbus::Result<()>;

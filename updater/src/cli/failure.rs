@@ -49,7 +49,7 @@ pub(super) enum CommandError {
     Unreachable(String),
     #[error("the updater went away while it worked")]
     Vanished,
-    #[error("there is no job to cancel")]
+    #[error("there is no job at work")]
     NoJob,
     #[error("cannot write the output")]
     Output(#[from] std::io::Error),
@@ -152,6 +152,8 @@ fn exit_of(name: ErrorName) -> Exit {
         | E::NotInTrial
         | E::NothingElseBoots
         | E::NoSuchJob
+        | E::NotPausable
+        | E::BadSettings
         | E::BadArgument => Exit::Refused,
         E::MetadataExpired
         | E::MetadataUntrusted
@@ -201,6 +203,10 @@ pub(super) fn hint_for(name: ErrorName) -> &'static str {
         E::NothingElseBoots => "stage another release by its name, with --force, and reboot",
         E::NotInTrial => "nothing to decide: the running release is good already",
         E::NoSuchJob => "the job has ended; `bistable status` and `bistable history` say how",
+        E::NotPausable => "wait a moment, or `bistable cancel` it",
+        E::BadSettings => {
+            "correct the line that is named, and `bistable reload`; until then the old settings hold"
+        }
         E::MetadataExpired => {
             "is the node's clock right? If so, the publisher must renew the repository (`repository refresh`)"
         }

@@ -147,14 +147,24 @@ impl Session {
                 say.data(output, &barred, |barred| text::barred(barred))?;
             }
             Command::Cancel => {
-                let path = self.current_job().await?.ok_or(CommandError::NoJob)?;
-                JobProxy::builder(&self.bus)
-                    .path(path)
-                    .build()
-                    .await?
-                    .cancel()
-                    .await?;
+                self.job().await?.cancel().await?;
                 say.words(output, "the job was asked to stop")?;
+            }
+            Command::Pause => {
+                self.job().await?.pause().await?;
+                say.words(
+                    output,
+                    "the job holds still; `bistable resume` lets it go on",
+                )?;
+            }
+            Command::Resume => {
+                self.job().await?.resume().await?;
+                say.words(output, "the job goes on")?;
+            }
+            Command::Proceed => return self.proceed(arguments, output).await,
+            Command::Reload => {
+                manager.reload().await?;
+                say.words(output, "the settings are in force")?;
             }
             Command::Forgive(forgive) => {
                 manager.forgive(&forgive.root_hash).await?;
@@ -216,6 +226,44 @@ impl Session {
     async fn current_job(&self) -> Result<Option<OwnedObjectPath>, CommandError> {
         let path = self.manager.current_job().await?;
         Ok((path.as_str() != NO_JOB).then_some(path))
+    }
+
+    async fn job(&self) -> Result<JobProxy<'static>, CommandError> {
+        let path = self.current_job().await?.ok_or(CommandError::NoJob)?;
+        Ok(JobProxy::builder(&self.bus).path(path).build().await?)
+    }
+
+    async fn proceed(
+        &self,
+        arguments: &Arguments,
+        output: &mut Output<'_>,
+    ) -> Result<Exit, CommandError> {
+        let mut what = self.manager.proceed().await?;
+        if what == "check" {
+            // What it finds may be taken at once.
+            if let Some(job) = self.current_job().await? {
+                match watch(&self.bus, job, Display::Nothing).await? {
+                    Watched::Ended(job) => {
+                        if let Some(exit) = ended(job)? {
+                            return Ok(exit);
+                        }
+                    }
+                    Watched::Left => return Ok(Exit::Left),
+                }
+            }
+            what = self.manager.proceed().await?;
+        }
+        let held = Some(self.manager.held().await?).filter(|_| what == "nothing");
+        let message = self.manager.held_message().await?;
+        let message = Some(message).filter(|_| held.is_some());
+        let answer = json!({ "what": what, "held": held, "message": message });
+        Say { arguments }.data(output, &answer, |_| match (what.as_str(), &message) {
+            ("stage", _) => "staging has begun; see `bistable status`\n".to_owned(),
+            ("reboot", _) => "the node reboots\n".to_owned(),
+            (_, Some(message)) => format!("nothing to do now: {message}\n"),
+            (what, None) => format!("{what} has begun\n"),
+        })?;
+        Ok(Exit::Done)
     }
 
     async fn check(

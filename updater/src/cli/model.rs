@@ -28,8 +28,19 @@ pub(super) struct Status {
     pub(super) last_check: Option<Timestamp>,
     pub(super) last_error: Option<NamedError>,
     pub(super) last_rollback: Option<LastRollback>,
+    pub(super) automatic: String,
+    pub(super) held: Option<Held>,
+    pub(super) next_window: Option<Timestamp>,
+    pub(super) settings_error: Option<String>,
     pub(super) job: Option<Job>,
     pub(super) daemon_version: String,
+}
+
+/// Why the node does nothing by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Held {
+    pub(super) name: String,
+    pub(super) message: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,6 +63,8 @@ pub(super) struct Job {
     pub(super) phase: String,
     pub(super) bytes_done: u64,
     pub(super) bytes_total: u64,
+    /// `caller` or `window`.
+    pub(super) paused_by: Option<String>,
     /// `None` while it runs.
     pub(super) result: Option<String>,
     pub(super) error: Option<NamedError>,
@@ -119,6 +132,13 @@ impl Status {
             last_check: properties.time("LastCheck"),
             last_error: properties.error("LastError"),
             last_rollback: last_rollback.as_ref().map(LastRollback::read),
+            automatic: properties.text("Automatic"),
+            held: properties.some_text("Held").map(|name| Held {
+                name,
+                message: properties.text("HeldMessage"),
+            }),
+            next_window: properties.time("NextWindow"),
+            settings_error: properties.some_text("SettingsError"),
             job,
             daemon_version: properties.text("DaemonVersion"),
         }
@@ -149,6 +169,7 @@ impl Job {
             phase: properties.text("Phase"),
             bytes_done: properties.number("BytesDone"),
             bytes_total: properties.number("BytesTotal"),
+            paused_by: properties.some_text("PausedBy"),
             result: properties.some_text("Result"),
             error: properties.error("Error"),
         }

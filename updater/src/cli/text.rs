@@ -37,6 +37,7 @@ pub(super) fn status(status: &Status) -> String {
         lines.row("floor", floor);
     }
     lines.row("root hash", &status.booted_root_hash);
+    automatic(&mut lines, status);
     if let Some(job) = &status.job {
         lines.row("job", &progress(job));
     }
@@ -51,6 +52,32 @@ pub(super) fn status(status: &Status) -> String {
         last_rollback(&mut lines, rollback);
     }
     lines.text
+}
+
+fn automatic(lines: &mut Lines, status: &Status) {
+    let meaning = match status.automatic.as_str() {
+        "off" => "nothing is done without being asked",
+        "check" => "looks what there is",
+        "stage" => "looks, and stages what is newer",
+        "reboot" => "looks, stages what is newer, and reboots into it",
+        _ => "",
+    };
+    let window = status
+        .next_window
+        .map(|when| format!("; next window {}", time(when)));
+    let window = window.unwrap_or_default();
+    lines.row(
+        "automatic",
+        &format!("{}: {meaning}{window}", status.automatic),
+    );
+    if let Some(held) = &status.held
+        && held.name != "off"
+    {
+        lines.row("held", &held.message);
+    }
+    if let Some(error) = &status.settings_error {
+        lines.row("settings", &format!("wrong, not in force: {error}"));
+    }
 }
 
 fn state(status: &Status) -> String {
@@ -107,6 +134,11 @@ pub(super) fn progress(job: &Job) -> String {
     }
     if !job.phase.is_empty() {
         write!(text, ": {}", phase(&job.phase)).expect(MEMORY);
+    }
+    match job.paused_by.as_deref() {
+        None => {}
+        Some("window") => text.push_str(", paused until a window opens"),
+        Some(_) => text.push_str(", paused (`bistable resume`)"),
     }
     if let Some(percent) = percent(job) {
         write!(

@@ -7,9 +7,9 @@ use zbus::{Connection, ObjectPath, Variant, interface};
 use super::error::BusError;
 use super::publisher::emit_changes;
 use super::values::Dictionary;
-use crate::driver::Handle;
+use crate::driver::{Handle, JobWish};
 use crate::job::Job;
-use crate::machine::Outcome;
+use crate::machine::{Holder, Outcome};
 
 /// How often progress is told: five times a second is as fast as people read,
 /// and keeps a bus with many listeners quiet.
@@ -28,11 +28,25 @@ pub(super) struct JobObject {
     job: Job,
 }
 
+impl JobObject {
+    async fn ask(&self, wish: JobWish) -> Result<(), BusError> {
+        self.handle.ask_of_job(self.job.id, wish).await?;
+        Ok(())
+    }
+}
+
 #[interface(name = "io.bistable.Updater1.Job", introspection_docs = false)]
 impl JobObject {
     async fn cancel(&self) -> Result<(), BusError> {
-        self.handle.cancel(self.job.id).await?;
-        Ok(())
+        self.ask(JobWish::Cancel).await
+    }
+
+    async fn pause(&self) -> Result<(), BusError> {
+        self.ask(JobWish::Pause).await
+    }
+
+    async fn resume(&self) -> Result<(), BusError> {
+        self.ask(JobWish::Resume).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -58,6 +72,16 @@ impl JobObject {
     #[zbus(property)]
     fn bytes_total(&self) -> u64 {
         self.job.work.borrow().total
+    }
+
+    #[zbus(property)]
+    fn paused(&self) -> bool {
+        self.job.work.borrow().holder.is_some()
+    }
+
+    #[zbus(property)]
+    fn paused_by(&self) -> String {
+        paused_by(self.job.work.borrow().holder).to_owned()
     }
 
     #[zbus(property)]
@@ -88,6 +112,14 @@ fn version(job: &Job) -> String {
         .unwrap_or_default()
 }
 
+const fn paused_by(holder: Option<Holder>) -> &'static str {
+    match holder {
+        None => "",
+        Some(Holder::Caller) => "caller",
+        Some(Holder::Window) => "window",
+    }
+}
+
 fn result(job: &Job) -> &'static str {
     match &*job.outcome.borrow() {
         None => "",
@@ -111,6 +143,8 @@ fn properties(job: &Job) -> Dictionary {
         ("Phase", work.phase.into()),
         ("BytesDone", work.done.into()),
         ("BytesTotal", work.total.into()),
+        ("Paused", work.holder.is_some().into()),
+        ("PausedBy", paused_by(work.holder).into()),
         ("Result", result(job).into()),
         ("Error", Variant::from(error(job))),
     ])

@@ -9,6 +9,7 @@ use crate::asker::Asker;
 use crate::driver::View;
 use crate::history::HistoryLine;
 use crate::node::{Node, SlotStatus};
+use crate::policy::Held;
 
 /// `a{sv}`.
 pub(super) type Dictionary = HashMap<&'static str, Variant<'static>>;
@@ -27,6 +28,11 @@ pub(super) fn properties(view: &View) -> Dictionary {
         ("LastError", last_error(view).into()),
         ("LastRollback", last_rollback(view).into()),
         ("CurrentJob", current_job(view).into()),
+        ("Automatic", automatic(view).into()),
+        ("Held", held(view).into()),
+        ("HeldMessage", held_message(view).into()),
+        ("NextWindow", next_window(view).into()),
+        ("SettingsError", settings_error(view).into()),
     ])
 }
 
@@ -100,6 +106,28 @@ pub(super) fn last_rollback(view: &View) -> Dictionary {
 pub(super) fn current_job(view: &View) -> ObjectPath<'static> {
     view.current_job
         .map_or_else(|| ObjectPath::from_static_str_unchecked("/"), job_path)
+}
+
+pub(super) fn automatic(view: &View) -> String {
+    view.automation.automatic.as_str().to_owned()
+}
+
+pub(super) fn held(view: &View) -> String {
+    let held = view.automation.held.as_ref();
+    held.map_or("", Held::name).to_owned()
+}
+
+pub(super) fn held_message(view: &View) -> String {
+    let held = view.automation.held.as_ref();
+    held.map(ToString::to_string).unwrap_or_default()
+}
+
+pub(super) fn next_window(view: &View) -> u64 {
+    view.automation.next_window.map_or(0, micros)
+}
+
+pub(super) fn settings_error(view: &View) -> String {
+    view.automation.mistake.clone().unwrap_or_default()
 }
 
 pub(super) fn slots(node: &Node) -> Vec<Dictionary> {

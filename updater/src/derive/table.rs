@@ -461,6 +461,8 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
             Effect::MarkSettled => seen.settled = true,
             Effect::Remember(_) | Effect::Announce(_) => {}
             Effect::Interrupt
+            | Effect::Hold
+            | Effect::LetGo
             | Effect::EndJob(_)
             | Effect::Refresh
             | Effect::Resolve { .. }

@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::asker::Asker;
 use crate::job::Job;
-use crate::machine::Request;
+use crate::machine::{Holder, Request};
 use crate::node::Node;
+use crate::policy::{Automatic, Held, Rules};
 use crate::ports::Offer;
 use crate::refusal::{Failure, Refused};
 
@@ -25,6 +26,22 @@ pub struct View {
     /// The job at work, and the last ones that ended; oldest first.
     pub jobs: Vec<Job>,
     pub current_job: Option<u64>,
+    pub automation: Automation,
+}
+
+/// What the node does by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Automation {
+    /// How far it goes.
+    pub automatic: Automatic,
+    /// What a trial gets when nobody says otherwise.
+    pub tries: u32,
+    /// Why it does nothing now; `None` if it would act when asked to.
+    pub held: Option<Held>,
+    /// When the next window opens; `None` if one is open, or none ever opens.
+    pub next_window: Option<Timestamp>,
+    /// Why the settings could not be read the last time, if so.
+    pub mistake: Option<String>,
 }
 
 /// What a request led to.
@@ -34,6 +51,8 @@ pub enum Accepted {
     Job(Job),
     /// It is done.
     Done,
+    /// There is nothing to do by itself.
+    Nothing,
 }
 
 /// Why a request led to nothing.
@@ -54,11 +73,40 @@ pub(super) enum Call {
         asker: Asker,
         reply: Reply,
     },
-    CancelJob {
-        id: u64,
+    /// Does what the settings allow now.
+    Proceed {
         reply: Reply,
     },
+    AskOfJob {
+        id: u64,
+        wish: JobWish,
+        reply: Reply,
+    },
+    /// Looks whether a window has opened or closed.
+    LookAtClock,
+    Obey(Box<Rules>),
+    KeepSettings {
+        mistake: String,
+    },
     GoDown,
+}
+
+/// What can be asked of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobWish {
+    Cancel,
+    Pause,
+    Resume,
+}
+
+impl From<JobWish> for Request {
+    fn from(wish: JobWish) -> Self {
+        match wish {
+            JobWish::Cancel => Self::Cancel,
+            JobWish::Pause => Self::Pause(Holder::Caller),
+            JobWish::Resume => Self::Resume,
+        }
+    }
 }
 
 /// The way to the head, for any number of callers.
@@ -90,10 +138,40 @@ impl Handle {
         self.call(ask, answer).await
     }
 
+    /// Lets the head do what the settings allow now.
+    pub async fn proceed(&self) -> Result<Accepted, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.call(Call::Proceed { reply }, answer).await
+    }
+
     /// Asks a job to stop.
     pub async fn cancel(&self, id: u64) -> Result<Accepted, RequestError> {
+        self.ask_of_job(id, JobWish::Cancel).await
+    }
+
+    /// Asks something of a job.
+    pub async fn ask_of_job(&self, id: u64, wish: JobWish) -> Result<Accepted, RequestError> {
         let (reply, answer) = oneshot::channel();
-        self.call(Call::CancelJob { id, reply }, answer).await
+        let call = Call::AskOfJob { id, wish, reply };
+        self.call(call, answer).await
+    }
+
+    /// Lets the head look whether a window has opened or closed.
+    pub async fn look_at_clock(&self) {
+        // It has gone already if nobody listens.
+        drop(self.calls.send(Call::LookAtClock).await);
+    }
+
+    /// Gives the head other rules.
+    pub async fn obey(&self, rules: Rules) {
+        // As above.
+        drop(self.calls.send(Call::Obey(Box::new(rules))).await);
+    }
+
+    /// Tells the head why there are no other settings than those it has.
+    pub async fn keep_settings(&self, mistake: String) {
+        // As above.
+        drop(self.calls.send(Call::KeepSettings { mistake }).await);
     }
 
     async fn call(

@@ -51,6 +51,7 @@ pub struct Paths {
     pub kernel_command_line: PathBuf,
     pub boot_id: PathBuf,
     pub os_release: PathBuf,
+    pub machine_id: PathBuf,
     /// Where the EFI system partition is mounted while it is used.
     pub esp_mount: PathBuf,
     pub efi_variables: PathBuf,
@@ -73,6 +74,7 @@ impl Default for Paths {
             kernel_command_line: "/proc/cmdline".into(),
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
             os_release: "/usr/lib/os-release".into(),
+            machine_id: "/etc/machine-id".into(),
             esp_mount: "/run/bistable/esp".into(),
             efi_variables: "/sys/firmware/efi/efivars".into(),
             state: "/var/lib/bistable".into(),

@@ -61,6 +61,7 @@ impl Stand {
             dev: at("dev"),
             kernel_command_line: at("cmdline"),
             os_release: at("os-release"),
+            machine_id: at("machine-id"),
             ..Paths::default()
         };
         let stand = Self { folder, paths };

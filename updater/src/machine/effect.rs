@@ -15,6 +15,10 @@ pub enum Effect {
     // for the head
     /// Tells the hands to stop.
     Interrupt,
+    /// Tells the hands to hold still.
+    Hold,
+    /// Tells the hands to go on.
+    LetGo,
     /// Ends the job at work.
     EndJob(Outcome),
 
@@ -158,6 +162,8 @@ impl Effect {
             | Self::Announce(_)
             | Self::MarkSettled => true,
             Self::Interrupt
+            | Self::Hold
+            | Self::LetGo
             | Self::EndJob(_)
             | Self::Refresh
             | Self::Resolve { .. }
@@ -184,7 +190,10 @@ impl Effect {
 
     /// Returns whether the head does it, not the hands.
     pub const fn is_for_the_head(&self) -> bool {
-        matches!(self, Self::Interrupt | Self::EndJob(_))
+        matches!(
+            self,
+            Self::Interrupt | Self::Hold | Self::LetGo | Self::EndJob(_)
+        )
     }
 }
 
@@ -199,6 +208,8 @@ impl Effect {
             | Self::WriteKernel { .. }
             | Self::CheckWhole { .. } => DiskQueue::Last,
             Self::Interrupt
+            | Self::Hold
+            | Self::LetGo
             | Self::EndJob(_)
             | Self::Refresh
             | Self::Resolve { .. }
@@ -242,6 +253,8 @@ impl Effect {
             | Self::AskFor { .. } => "arm",
             Self::PutBack { .. } | Self::ForgetTrial => "clear",
             Self::Interrupt
+            | Self::Hold
+            | Self::LetGo
             | Self::EndJob(_)
             | Self::Demote { .. }
             | Self::Bless { .. }
@@ -261,6 +274,8 @@ impl Effect {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Interrupt => "interrupt",
+            Self::Hold => "hold",
+            Self::LetGo => "let-go",
             Self::EndJob(_) => "end-job",
             Self::Refresh => "refresh",
             Self::Resolve { .. } => "resolve",

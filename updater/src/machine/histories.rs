@@ -152,6 +152,8 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => Just(Request::Check),
         3 => ask,
         2 => Just(Request::Cancel),
+        1 => prop_oneof![Just(Holder::Caller), Just(Holder::Window)].prop_map(Request::Pause),
+        1 => Just(Request::Resume),
         1 => prop_oneof![Just(Restart::InOrder), Just(Restart::AtOnce)].prop_map(Request::Reboot),
         2 => Just(Request::Rollback { reason: String::new() }),
         2 => Just(Request::MarkGood),
@@ -255,6 +257,8 @@ fn rank(effect: &Effect) -> Option<u32> {
         Effect::RecordTrial { .. } => Some(7),
         Effect::Arm { .. } | Effect::Rearm { .. } => Some(8),
         Effect::Interrupt
+        | Effect::Hold
+        | Effect::LetGo
         | Effect::EndJob(_)
         | Effect::Refresh
         | Effect::Resolve { .. }
@@ -289,6 +293,8 @@ fn target(effect: &Effect) -> Option<Slot> {
         | Effect::Arm { .. }
         | Effect::Rearm { .. }
         | Effect::Interrupt
+        | Effect::Hold
+        | Effect::LetGo
         | Effect::EndJob(_)
         | Effect::Refresh
         | Effect::Resolve { .. }

@@ -23,19 +23,19 @@ pub enum State {
     /// The booted slot will not boot again; only a reboot helps.
     Condemned { node: Box<Node> },
     /// Asks the repository what there is.
-    Checking { node: Box<Node>, stopping: Stopping },
+    Checking { node: Box<Node>, going: Going },
     /// Asks the repository for one release.
     Resolving {
         node: Box<Node>,
         ask: Ask,
-        stopping: Stopping,
+        going: Going,
     },
     /// Fills the spare slot.
     Staging {
         node: Box<Node>,
         version: Version,
         root_hash: RootHash,
-        stopping: Stopping,
+        going: Going,
     },
     /// Undoes an unfinished stage or rollback.
     Clearing { node: Box<Node>, outcome: Outcome },
@@ -43,7 +43,7 @@ pub enum State {
     RollingBack {
         node: Box<Node>,
         target: Target,
-        stopping: Stopping,
+        going: Going,
     },
     /// Ends a trial.
     Marking { node: Box<Node>, job: Job },
@@ -53,11 +53,21 @@ pub enum State {
     Rebooting { node: Box<Node> },
 }
 
-/// Whether the work was asked to stop.
+/// What the work was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stopping {
-    No,
-    Asked,
+pub enum Going {
+    On,
+    Paused(Holder),
+    Stopping,
+}
+
+/// Who holds up a piece of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Somebody who asked for it.
+    Caller,
+    /// No window is open.
+    Window,
 }
 
 /// Whether a job waits for this work.
@@ -99,6 +109,10 @@ pub enum Request {
     Stage(Ask),
     /// Stops the job at work.
     Cancel,
+    /// Holds the job at work up.
+    Pause(Holder),
+    /// Lets it go on.
+    Resume,
     Reboot(Restart),
     Rollback {
         reason: String,
@@ -176,6 +190,34 @@ impl State {
             | Self::Marking { node, .. }
             | Self::Forgiving { node }
             | Self::Rebooting { node } => node,
+        }
+    }
+
+    /// Returns what the work was asked for, if it is such that can be stopped.
+    pub const fn going(&self) -> Option<Going> {
+        match self {
+            Self::Checking { going, .. }
+            | Self::Resolving { going, .. }
+            | Self::Staging { going, .. }
+            | Self::RollingBack { going, .. } => Some(*going),
+            Self::Settling { .. }
+            | Self::Idle { .. }
+            | Self::Staged { .. }
+            | Self::Trial { .. }
+            | Self::LastResort { .. }
+            | Self::Condemned { .. }
+            | Self::Clearing { .. }
+            | Self::Marking { .. }
+            | Self::Forgiving { .. }
+            | Self::Rebooting { .. } => None,
+        }
+    }
+
+    /// Returns who holds the work up, if somebody does.
+    pub const fn holder(&self) -> Option<Holder> {
+        match self.going() {
+            Some(Going::Paused(holder)) => Some(holder),
+            Some(Going::On | Going::Stopping) | None => None,
         }
     }
 

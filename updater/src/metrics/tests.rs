@@ -7,10 +7,12 @@ use partition_layout::{RootHash, Slot, Version};
 use proptest::prelude::*;
 
 use super::*;
+use crate::driver::Automation;
 use crate::history::{Cost, HistoryLine};
 use crate::machine::rest;
 use crate::names::ErrorName;
 use crate::node::{Booted, Node, Spare, Standing};
+use crate::policy::Automatic;
 use crate::records::{Barred, Rollback};
 use crate::refusal::Failure;
 use crate::totals::Totals;
@@ -211,6 +213,13 @@ fn view(check: &str) -> View {
         }),
         jobs: vec![],
         current_job: None,
+        automation: Automation {
+            automatic: Automatic::Stage,
+            tries: 3,
+            held: None,
+            next_window: None,
+            mistake: None,
+        },
     }
 }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::machine::{Going, rest};
 use crate::node::{Booted, SlotStatus, Spare, Standing};
 use crate::records::Barred;
+use crate::totals::Totals;
 
 fn version(text: &str) -> Version {
     Version::parse(text).unwrap()
@@ -42,6 +43,7 @@ fn node() -> Node {
         trial: None,
         last_rollback: None,
         history: vec![],
+        totals: Totals::default(),
     }
 }
 

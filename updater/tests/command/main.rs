@@ -225,11 +225,50 @@ fn without_waiting_it_returns_when_the_work_has_begun() {
 }
 
 #[test]
-fn there_is_nothing_to_cancel_without_a_job() {
+fn there_is_nothing_to_cancel_or_pause_without_a_job() {
     let node = Node::start();
-    let ran = node.run(&["cancel"]);
-    assert_eq!(ran.code, Some(3));
-    assert!(ran.err.contains("no job"), "{ran:?}");
+    for word in ["cancel", "pause", "resume"] {
+        let ran = node.run(&[word]);
+        assert_eq!(ran.code, Some(3));
+        assert!(ran.err.contains("no job"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_job_is_paused_and_resumed_and_status_says_so() {
+    let node = Node::start();
+    assert_eq!(node.run(&["stage", "endless", "--no-wait"]).code, Some(0));
+    assert_eq!(node.run(&["pause"]).code, Some(0));
+    let ran = node.run(&["status"]);
+    assert!(ran.out.contains("paused (`bistable resume`)"), "{ran:?}");
+    let ran = node.run(&["status", "--json"]);
+    assert_eq!(ran.json()[0]["job"]["paused_by"], "caller");
+    assert_eq!(node.run(&["resume"]).code, Some(0));
+    let ran = node.run(&["status"]);
+    assert!(!ran.out.contains("paused"), "{ran:?}");
+}
+
+#[test]
+fn proceed_waits_for_the_check_and_says_what_it_led_to() {
+    let node = Node::start();
+    let ran = node.run(&["proceed"]);
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(0), "nothing to do now: 2 waits for the reboot\n"),
+        "{ran:?}"
+    );
+    let ran = node.run(&["proceed", "--json"]);
+    assert_eq!(ran.json()[0]["what"], "nothing");
+    assert_eq!(ran.json()[0]["held"], "only-stages");
+}
+
+#[test]
+fn settings_that_are_refused_are_told_with_their_line() {
+    let node = Node::start();
+    let ran = node.run(&["reload"]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.err.contains("updater.toml:3: tries"), "{ran:?}");
+    assert!(ran.err.contains("hint: correct the line"), "{ran:?}");
 }
 
 #[test]

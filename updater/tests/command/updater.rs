@@ -78,6 +78,7 @@ impl Manager {
             kind,
             version: version.to_owned(),
             done: 0,
+            paused_by: "",
             result: "",
             error: (String::new(), String::new()),
         };
@@ -158,6 +159,22 @@ impl Manager {
         }
         self.staged = version.to_owned();
         Ok(self.begin("stage", version, bus).await)
+    }
+
+    /// As a node that was told to stage what is new, and has done so.
+    async fn proceed(&mut self, #[zbus(connection)] bus: &Connection) -> &'static str {
+        if self.jobs == 0 {
+            self.begin("check", "", bus).await;
+            return "check";
+        }
+        "nothing"
+    }
+
+    fn reload(&self) -> Result<(), BusError> {
+        Err(refused(
+            ErrorName::BadSettings,
+            "/etc/bistable/updater.toml:3: tries is not a number",
+        ))
     }
 
     fn reboot(&self) {}
@@ -284,6 +301,31 @@ impl Manager {
     }
 
     #[zbus(property)]
+    fn automatic(&self) -> String {
+        "stage".to_owned()
+    }
+
+    #[zbus(property)]
+    fn held(&self) -> String {
+        "only-stages".to_owned()
+    }
+
+    #[zbus(property)]
+    fn held_message(&self) -> String {
+        "2 waits for the reboot".to_owned()
+    }
+
+    #[zbus(property)]
+    fn next_window(&self) -> u64 {
+        NOON
+    }
+
+    #[zbus(property)]
+    fn settings_error(&self) -> String {
+        String::new()
+    }
+
+    #[zbus(property)]
     fn current_job(&self) -> ObjectPath<'static> {
         let path = self
             .job
@@ -301,6 +343,7 @@ struct Job {
     kind: &'static str,
     version: String,
     done: u64,
+    paused_by: &'static str,
     result: &'static str,
     error: (String, String),
 }
@@ -352,6 +395,26 @@ impl Job {
     #[zbus(property)]
     fn bytes_total(&self) -> u64 {
         TOTAL
+    }
+
+    async fn pause(&mut self, #[zbus(signal_emitter)] emitter: SignalEmitter<'_>) {
+        self.paused_by = "caller";
+        self.paused_by_changed(&emitter).await.unwrap();
+    }
+
+    async fn resume(&mut self, #[zbus(signal_emitter)] emitter: SignalEmitter<'_>) {
+        self.paused_by = "";
+        self.paused_by_changed(&emitter).await.unwrap();
+    }
+
+    #[zbus(property)]
+    fn paused(&self) -> bool {
+        !self.paused_by.is_empty()
+    }
+
+    #[zbus(property)]
+    fn paused_by(&self) -> String {
+        self.paused_by.to_owned()
     }
 
     #[zbus(property)]

@@ -2,14 +2,21 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use updater::cli::bus::{JobProxy, ManagerProxy};
+use updater::config::Sources;
 use updater::dbus;
+use updater::driver::{Handle, View};
 use updater::ports::Restart;
+use updater::settings::Settings;
 use zbus::fdo::{IntrospectableProxy, PropertiesProxy};
 use zbus::{Connection, OwnedVariant, Variant};
 
@@ -61,6 +68,12 @@ impl Drop for PrivateBus {
     }
 }
 
+/// Settings in a file of this folder, which is not there at first.
+pub(crate) fn settings(handle: &Handle, folder: &Path) -> Settings {
+    let sources = Sources::Files(vec![folder.join("updater.toml")]);
+    Settings::new(sources, watch::Sender::new(Arc::default()), handle.clone())
+}
+
 struct Stand {
     _bus: PrivateBus,
     node: FakeNode,
@@ -68,6 +81,7 @@ struct Stand {
     daemon: Daemon,
     client: Connection,
     publisher: JoinHandle<zbus::Result<()>>,
+    settings: TempDir,
 }
 
 impl Stand {
@@ -82,7 +96,9 @@ impl Stand {
         let bus = PrivateBus::start();
         let daemon = Daemon::start(&node, &repository).await;
         let server = bus.connect().await;
-        let manager = dbus::Manager::new(daemon.handle.clone(), 3);
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(&daemon.handle, folder.path());
+        let manager = dbus::Manager::new(daemon.handle.clone(), settings);
         server
             .object_server()
             .at(dbus::MANAGER_PATH, manager)
@@ -99,6 +115,7 @@ impl Stand {
             daemon,
             client,
             publisher,
+            settings: folder,
         }
     }
 
@@ -426,5 +443,149 @@ async fn only_the_last_jobs_stay_on_the_bus() {
     gone.await.expect("the first job's object goes");
     assert!(of(paths[9].as_str()).await.is_ok());
     assert!(of(paths[2].as_str()).await.is_ok());
+    stand.stop().await;
+}
+
+/// Answers within a time in which nothing that waits for the hands is answered.
+async fn answered<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, call).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn every_call_is_answered_while_the_hands_are_stuck_in_a_write() {
+    let stand = Stand::new().await;
+    stand.node.barrier.close();
+    let manager = stand.manager().await;
+    let path = manager.stage("2", HashMap::new()).await.unwrap();
+    stand.node.barrier.holds().await;
+
+    let properties = answered(stand.manager_properties()).await;
+    assert_eq!(text(&properties, "State"), "staging");
+    assert_eq!(text(&properties, "Held"), "off");
+    answered(stand.properties(&path, JOB)).await;
+    answered(stand.xml(&path)).await;
+    answered(manager.list_slots()).await.unwrap();
+    answered(manager.list_releases()).await.unwrap();
+    answered(manager.list_barred()).await.unwrap();
+    answered(manager.history(0)).await.unwrap();
+    answered(manager.mark_good()).await.unwrap();
+    assert_eq!(answered(manager.proceed()).await.unwrap(), "nothing");
+    answered(manager.reload()).await.unwrap();
+    for refused in [
+        answered(manager.check_for_update()).await.map(drop),
+        answered(manager.stage("2", HashMap::new())).await.map(drop),
+        answered(manager.rollback("no")).await.map(drop),
+        answered(manager.reboot()).await,
+        answered(manager.forgive(&"5a".repeat(32))).await,
+    ] {
+        let name = error_name(refused.unwrap_err());
+        assert_eq!(name, "io.bistable.Error.Busy");
+    }
+    let job = JobProxy::builder(&stand.client)
+        .path(path.clone())
+        .build()
+        .await
+        .unwrap();
+    answered(job.pause()).await.unwrap();
+    let properties = answered(stand.properties(&path, JOB)).await;
+    assert_eq!(bool::try_from(&properties["Paused"]), Ok(true));
+    assert_eq!(text(&properties, "PausedBy"), "caller");
+    answered(job.resume()).await.unwrap();
+    let properties = answered(stand.properties(&path, JOB)).await;
+    assert_eq!(bool::try_from(&properties["Paused"]), Ok(false));
+    let mut finished = job.receive_finished().await.unwrap();
+    answered(job.cancel()).await.unwrap();
+
+    stand.node.barrier.open();
+    let told = answered(finished.next()).await.unwrap();
+    assert_eq!(*told.args().unwrap().result(), "cancelled");
+    assert_eq!(stand.node.entry_names(), ["bistable_1.efi"]);
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_harms_nothing() {
+    let stand = Stand::new().await;
+    stand.node.barrier.close();
+    let client = stand._bus.connect().await;
+    let manager = ManagerProxy::new(&client).await.unwrap();
+    let path = manager.stage("2", HashMap::new()).await.unwrap();
+    stand.node.barrier.holds().await;
+    // One call is answered to nobody.
+    let job = JobProxy::builder(&client).path(path.clone()).build();
+    let job = job.await.unwrap();
+    job.inner().call_noreply("Pause", &()).await.unwrap();
+    client.close().await.unwrap();
+
+    let mut view = stand.daemon.handle.follow();
+    let paused = |view: &Arc<View>| {
+        let mut jobs = view.jobs.iter();
+        jobs.any(|job| job.work.borrow().holder.is_some())
+    };
+    answered(view.wait_for(paused)).await.unwrap();
+    let job = JobProxy::builder(&stand.client).path(path).build();
+    job.await.unwrap().resume().await.unwrap();
+    stand.node.barrier.open();
+    answered(view.wait_for(|view| view.state == "staged"))
+        .await
+        .unwrap();
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_settings_are_refused_by_line_and_key_and_the_old_ones_stay() {
+    let stand = Stand::new().await;
+    let manager = stand.manager().await;
+    let file = stand.settings.path().join("updater.toml");
+    let own = "repository = \"http://fake/\"\nautomatic = \"stage\"\n";
+    std::fs::write(&file, own).unwrap();
+    manager.reload().await.unwrap();
+    let automatic = async || {
+        let properties = stand.manager_properties().await;
+        (
+            text(&properties, "Automatic"),
+            text(&properties, "SettingsError"),
+        )
+    };
+    assert_eq!(automatic().await, ("stage".to_owned(), String::new()));
+
+    std::fs::write(&file, "automatic = \"off\"\ntries = 99\n").unwrap();
+    let error = manager.reload().await.unwrap_err();
+    let zbus::Error::MethodError(name, Some(message), _) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(name.as_str(), "io.bistable.Error.BadSettings");
+    let named = format!("{}:2: tries is not a whole number", file.display());
+    assert!(message.contains(&named), "{message}");
+    let (still, told) = automatic().await;
+    assert_eq!(still, "stage");
+    assert!(told.contains(&named), "{told}");
+
+    std::fs::write(&file, "automatic = \"off\"\n").unwrap();
+    manager.reload().await.unwrap();
+    assert_eq!(automatic().await, ("off".to_owned(), String::new()));
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn proceeding_tells_what_was_begun_or_why_nothing() {
+    let stand = Stand::new().await;
+    let manager = stand.manager().await;
+    assert_eq!(manager.proceed().await.unwrap(), "nothing");
+    let file = stand.settings.path().join("updater.toml");
+    let window = "[[window]]\ndays = [\"mon\"]\nfrom = \"22:00\"\nto = \"23:00\"\n";
+    let own = format!("repository = \"http://fake/\"\nautomatic = \"stage\"\n{window}");
+    std::fs::write(&file, own).unwrap();
+    manager.reload().await.unwrap();
+    assert_eq!(manager.proceed().await.unwrap(), "check");
+    let mut view = stand.daemon.handle.follow();
+    let checked = view.wait_for(|view| view.last_check.is_some() && view.current_job.is_none());
+    answered(checked).await.unwrap();
+    // The fake clock stands on a Friday, 2027-01-15 08:00 UTC.
+    assert_eq!(manager.proceed().await.unwrap(), "nothing");
+    let properties = stand.manager_properties().await;
+    assert_eq!(text(&properties, "Held"), "window-closed");
+    assert!(text(&properties, "HeldMessage").contains("2027-01-18 22:00 UTC"));
+    assert_eq!(number(&properties, "NextWindow"), 1_800_309_600_000_000);
     stand.stop().await;
 }

@@ -18,6 +18,7 @@ use updater::ports::{
 };
 use updater::pstore::DumpFile;
 
+use super::barrier::Barrier;
 use super::esp::FakeEsp;
 
 pub(crate) const ROOT_LEN: u64 = 4 << 20;
@@ -103,7 +104,11 @@ struct World {
 
 /// A handle to the node; clones are the same node.
 #[derive(Debug, Clone)]
-pub(crate) struct FakeNode(Arc<Mutex<World>>);
+pub(crate) struct FakeNode {
+    world: Arc<Mutex<World>>,
+    /// Before every write.
+    pub(crate) barrier: Barrier,
+}
 
 fn index(slot: Slot) -> usize {
     match slot {
@@ -151,7 +156,7 @@ impl FakeNode {
         a.root[..image.root.len()].copy_from_slice(&image.root);
         a.verity[..image.verity.len()].copy_from_slice(&image.verity);
         let entry = BootEntry::good(image.version.clone());
-        Self(Arc::new(Mutex::new(World {
+        Self::of(World {
             slots: [a, empty()],
             cached: vec![],
             esp: FakeEsp::with(entry.file_name(), image.uki.clone()),
@@ -176,17 +181,24 @@ impl FakeNode {
             refuses: vec![],
             dead: false,
             bad_sector: None,
-        })))
+        })
+    }
+
+    fn of(world: World) -> Self {
+        Self {
+            world: Arc::new(Mutex::new(world)),
+            barrier: Barrier::default(),
+        }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap()
+        self.world.lock().unwrap()
     }
 
     /// A second node in the same state, which then goes its own way.
     pub(crate) fn twin(&self) -> Self {
         let world = self.world();
-        Self(Arc::new(Mutex::new(World {
+        Self::of(World {
             slots: world.slots.clone(),
             cached: world.cached.clone(),
             esp: world.esp.clone(),
@@ -199,7 +211,7 @@ impl FakeNode {
             refuses: world.refuses.clone(),
             said: world.said.clone(),
             ..*world
-        })))
+        })
     }
 
     /// Sets what will go wrong, counted from now.
@@ -504,6 +516,7 @@ impl Slots for FakeNode {
     }
 
     fn write(&self, slot: Slot, part: Part, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.barrier.pass();
         let mut world = self.world();
         assert_ne!(slot, world.booted, "the booted slot is written");
         world.operation("write")?;
@@ -751,6 +764,30 @@ pub(crate) struct FakeClock;
 impl Clock for FakeClock {
     fn now(&self) -> jiff::Timestamp {
         jiff::Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
+/// A clock that is set by hand.
+#[derive(Debug, Clone)]
+pub(crate) struct HandClock(Arc<Mutex<jiff::Timestamp>>);
+
+impl HandClock {
+    pub(crate) fn at(time: &str) -> Self {
+        Self(Arc::new(Mutex::new(time.parse().unwrap())))
+    }
+
+    pub(crate) fn set(&self, time: &str) {
+        *self.0.lock().unwrap() = time.parse().unwrap();
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> jiff::Timestamp {
+        *self.0.lock().unwrap()
     }
 
     fn since_boot(&self) -> Duration {

@@ -1,11 +1,15 @@
 //! A driver on a fake node, as its callers use it.
 
+use release::ChannelName;
 use tokio::task::JoinHandle;
 use updater::admit::{Ask, Force};
+use updater::config::Repository;
 use updater::driver::{self, Accepted, Handle, HandsDied, RequestError};
 use updater::job::Job;
 use updater::machine::{Complaint, Outcome, Request};
 use updater::observe::ObserveError;
+use updater::policy::{Automatic, MachineId, Rules, Source, Windows};
+use updater::ports::Clock;
 
 use super::fake::{FakeClock, FakeNode};
 use super::network::{FakeRepository, version};
@@ -22,7 +26,18 @@ impl Daemon {
         node: &FakeNode,
         repository: &FakeRepository,
     ) -> Result<Self, ObserveError> {
-        let (handle, head) = driver::start(node.clone(), repository.clone(), FakeClock).await?;
+        Self::with(node, repository, FakeClock, rules(Automatic::Off)).await
+    }
+
+    pub(crate) async fn with(
+        node: &FakeNode,
+        repository: &FakeRepository,
+        clock: impl Clock,
+        rules: Rules,
+    ) -> Result<Self, ObserveError> {
+        let machine_id = MachineId::new("00000000000000000000000000000000");
+        let (node, repository) = (node.clone(), repository.clone());
+        let (handle, head) = driver::start(node, repository, clock, rules, machine_id).await?;
         let head = tokio::spawn(head.run());
         handle.settled().await;
         Ok(Self { handle, head })
@@ -40,7 +55,7 @@ impl Daemon {
     pub(crate) async fn begin(&self, request: Request) -> Result<Job, RequestError> {
         match self.handle.request(request).await? {
             Accepted::Job(job) => Ok(job),
-            Accepted::Done => panic!("no job was begun"),
+            Accepted::Done | Accepted::Nothing => panic!("no job was begun"),
         }
     }
 
@@ -54,6 +69,20 @@ impl Daemon {
 
     pub(crate) fn state(&self) -> &'static str {
         self.handle.view().state
+    }
+}
+
+/// Rules of a node that goes this far by itself, at any time.
+pub(crate) fn rules(automatic: Automatic) -> Rules {
+    Rules {
+        automatic,
+        windows: Windows::default(),
+        source: Some(Source {
+            repository: Repository::parse("http://fake/").unwrap(),
+            channel: ChannelName::parse("stable").unwrap(),
+        }),
+        tries: 3,
+        mistake: None,
     }
 }
 

@@ -3,6 +3,10 @@
 
 // `cfg(test)`, though all of this is: clippy lets tests panic by it.
 #[cfg(test)]
+mod automatic;
+#[cfg(test)]
+mod barrier;
+#[cfg(test)]
 mod bus;
 #[cfg(test)]
 mod cuts;
@@ -22,6 +26,8 @@ mod last_resort;
 mod memory;
 #[cfg(test)]
 mod network;
+#[cfg(test)]
+mod pauses;
 #[cfg(test)]
 mod stages;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use partition_layout::{Architecture, Version};
+use release::rollout::Rollout;
 use release::{Blob, Blobs, COMPATIBLE, Channel, ChannelName, Digest, Release, Salt, Verity};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
@@ -13,6 +14,7 @@ use updater::ports::{
 };
 use verity::{HashArea, HashType, Params, Superblock};
 
+use super::barrier::Barrier;
 use super::fake::Image;
 
 const BLOCK: usize = 4096;
@@ -47,6 +49,9 @@ struct Shelf {
     lie: Lie,
     channel: Version,
     received: u64,
+    rollout: Option<Rollout>,
+    /// Before the metadata.
+    barrier: Barrier,
 }
 
 /// A repository; clones are the same one.
@@ -151,11 +156,21 @@ impl FakeRepository {
             lie: Lie::None,
             channel,
             received: 0,
+            rollout: None,
+            barrier: Barrier::default(),
         })))
     }
 
     pub(crate) fn lie(&self, lie: Lie) {
         self.0.lock().unwrap().lie = lie;
+    }
+
+    pub(crate) fn roll_out(&self, rollout: Rollout) {
+        self.0.lock().unwrap().rollout = Some(rollout);
+    }
+
+    pub(crate) fn barrier(&self) -> Barrier {
+        self.0.lock().unwrap().barrier.clone()
     }
 
     pub(crate) fn replace(&self, release: Release) {
@@ -188,6 +203,7 @@ impl FakeRepository {
 
 impl Releases for FakeRepository {
     fn refresh(&mut self, _stop: &Stop) -> Result<Offer, ReleasesError> {
+        self.barrier().pass();
         self.reach()?;
         let shelf = self.0.lock().unwrap();
         let mut versions: Vec<Version> = shelf
@@ -202,7 +218,7 @@ impl Releases for FakeRepository {
                 channel: ChannelName::parse("stable").unwrap(),
                 release: shelf.channel.clone(),
                 releases: versions.clone(),
-                rollout: None,
+                rollout: shelf.rollout.clone(),
             },
             versions,
         })
@@ -213,6 +229,7 @@ impl Releases for FakeRepository {
         version: Option<&Version>,
         _stop: &Stop,
     ) -> Result<Release, ReleasesError> {
+        self.barrier().pass();
         self.reach()?;
         let shelf = self.0.lock().unwrap();
         let version = version.unwrap_or(&shelf.channel);

@@ -9,7 +9,7 @@ use updater::host::Switch;
 use updater::ports::{Power, Record, Restart};
 use zbus::{ObjectPath, interface};
 
-use super::bus::PrivateBus;
+use super::bus::{PrivateBus, settings};
 use super::fake::FakeNode;
 use super::gate::Daemon;
 use super::network::{FakeRepository, image};
@@ -88,7 +88,9 @@ async fn the_history_names_the_callers_user_and_unit_as_far_as_they_are_known() 
     let bus = PrivateBus::start();
     let daemon = Daemon::start(&node, &FakeRepository::with(&[&image])).await;
     let server = bus.connect().await;
-    let manager = dbus::Manager::new(daemon.handle.clone(), 3);
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&daemon.handle, folder.path());
+    let manager = dbus::Manager::new(daemon.handle.clone(), settings);
     let objects = server.object_server();
     objects.at(dbus::MANAGER_PATH, manager).await.unwrap();
     server.request_name(dbus::BUS_NAME).await.unwrap();

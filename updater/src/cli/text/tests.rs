@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::super::model::NamedError;
+use super::super::model::{Held, NamedError};
 use super::*;
 
 fn at(text: &str) -> Option<Timestamp> {
@@ -19,6 +19,10 @@ fn idle() -> Status {
         last_check: None,
         last_error: None,
         last_rollback: None,
+        automatic: "check".to_owned(),
+        held: None,
+        next_window: None,
+        settings_error: None,
         job: None,
         daemon_version: "0.1.0".to_owned(),
     }
@@ -31,6 +35,7 @@ fn staging() -> Job {
         phase: "root".to_owned(),
         bytes_done: 58_720_256,
         bytes_total: 220_200_960,
+        paused_by: None,
         result: None,
         error: None,
     }
@@ -84,6 +89,25 @@ fn a_staged_release_comes_with_what_to_do_next() {
         ..idle()
     };
     insta::assert_snapshot!(status(&staged));
+}
+
+#[test]
+fn what_a_node_waits_for_is_told() {
+    let waiting = Status {
+        automatic: "reboot".to_owned(),
+        held: Some(Held {
+            name: "window-closed".to_owned(),
+            message: "1.3.0 waits for a window; the next one opens 2026-05-02 20:00 UTC".to_owned(),
+        }),
+        next_window: at("2026-05-02T20:00:00Z"),
+        settings_error: Some("/etc/bistable/updater.toml:3: tries is not a number".to_owned()),
+        job: Some(Job {
+            paused_by: Some("window".to_owned()),
+            ..staging()
+        }),
+        ..idle()
+    };
+    insta::assert_snapshot!(status(&waiting));
 }
 
 #[test]
