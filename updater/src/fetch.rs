@@ -269,3 +269,93 @@ impl Fetch for Fetcher {
 /// What a node says that was not told where releases come from.
 pub(crate) const NO_REPOSITORY: &str = "no repository is set: give `repository` in \
      /etc/bistable/updater.toml or in the credential bistable.updater.toml";
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use release::Digest;
+
+    use super::*;
+    use crate::authorities::Authorities;
+    use crate::ports::Stopper;
+
+    const SIZE: u64 = 64 << 20;
+
+    /// Answers every request for a part, as long as the client likes.
+    fn serve(stream: &TcpStream) -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream).lines();
+        while let Some(line) = lines.next().transpose()? {
+            let Some(range) = line.strip_prefix("range: bytes=").map(str::to_owned) else {
+                continue;
+            };
+            while lines
+                .next()
+                .transpose()?
+                .is_some_and(|line| !line.is_empty())
+            {}
+            let (from, last) = range.split_once('-').unwrap();
+            let len = last.parse::<usize>().unwrap() - from.parse::<usize>().unwrap() + 1;
+            let mut stream = stream;
+            write!(
+                stream,
+                "HTTP/1.1 206 Partial Content\r\nContent-Length: {len}\r\n\
+                 Content-Range: bytes {range}/{SIZE}\r\n\r\n"
+            )?;
+            stream.write_all(&vec![7; len])?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_disk_that_does_not_keep_up_fills_no_memory() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                std::thread::spawn(move || serve(&stream?));
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let handle = runtime.handle().clone();
+        std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+        let client = build_client(&Patience::default(), &Authorities::default()).unwrap();
+        let repository = Repository::parse(&address).unwrap();
+        let mut fetcher = Fetcher::new([repository], client, Patience::default(), handle);
+        let received = Arc::clone(&fetcher.received);
+        let blob = Blob {
+            sha256: Digest::new([0xb1; 32]),
+            size: SIZE,
+        };
+        let mut taken = 0;
+        let mut sink = |_, bytes: &[u8]| {
+            let before = taken;
+            taken += u64::try_from(bytes.len()).unwrap();
+            // Now and then the disk is busy until nothing comes any more.
+            if before / (16 << 20) < taken / (16 << 20) {
+                let (_never, hears) = mpsc::channel::<()>();
+                let mut seen = u64::MAX;
+                while seen != received.load(Ordering::Relaxed) {
+                    seen = received.load(Ordering::Relaxed);
+                    hears.recv_timeout(Duration::from_millis(200)).unwrap_err();
+                }
+                // With what hyper reads ahead (0.4 MiB for each of the four
+                // connections), that is less than 4 MiB in all.
+                assert!(seen - before < 5 << 19, "{} bytes wait", seen - before);
+            }
+            Verdict::Taken
+        };
+        let (_stopper, stop) = Stopper::new();
+        let whole = std::slice::from_ref(&(0..SIZE)).to_vec();
+        fetcher
+            .fetch_ranges(&blob, &whole, &stop, &mut sink)
+            .unwrap();
+        assert_eq!((taken, fetcher.received()), (SIZE, SIZE));
+    }
+}

@@ -18,8 +18,8 @@ use crate::ports::{FetchError, RangeSupport};
 /// long round trip stays half empty; more than a handful is rude to a server.
 const CONNECTIONS: usize = 4;
 /// How many pieces may wait to be taken. With those that are being filled, and
-/// what the connections read ahead (400 KiB each), a transfer stays below 4 MiB.
-const WAITING: usize = 4;
+/// twice the 0.4 MiB that each connection reads at once, all stays below 4 MiB.
+const WAITING: usize = 2;
 
 /// The connections, and what they bring.
 #[derive(Debug)]

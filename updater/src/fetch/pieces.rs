@@ -1,6 +1,6 @@
 /// The largest piece that a sink gets, in bytes. Together with what the
 /// connections read ahead, it bounds the memory that a transfer takes.
-pub(super) const PIECE: usize = 256 * 1024;
+pub(super) const PIECE: usize = 128 * 1024;
 
 /// Bytes of a blob, and where they lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,27 +28,24 @@ impl Pieces {
         }
     }
 
-    /// Takes `bytes`, which go on where the last ones ended, or begin a part.
-    /// Returns the pieces that they fill, and what is left of the part before.
-    pub(super) fn push(&mut self, offset: u64, mut bytes: &[u8]) -> Vec<Piece> {
-        let mut full = Vec::new();
+    /// Takes of `bytes`, which lie at `offset`, until there is a piece to be sent
+    /// on. Returns it, and how many it has taken.
+    pub(super) fn push(&mut self, offset: u64, bytes: &[u8]) -> (Option<Piece>, usize) {
         if offset != self.end() {
-            full.extend(self.take_all());
+            let rest = self.take_all();
             self.offset = offset;
-        }
-        while !bytes.is_empty() {
-            if self.bytes.capacity() == 0 {
-                self.bytes.reserve_exact(PIECE);
-            }
-            let room = PIECE.saturating_sub(self.bytes.len()).min(bytes.len());
-            let (now, later) = bytes.split_at(room);
-            self.bytes.extend_from_slice(now);
-            bytes = later;
-            if self.bytes.len() >= PIECE {
-                full.extend(self.take_whole());
+            if rest.is_some() {
+                return (rest, 0);
             }
         }
-        full
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve_exact(PIECE);
+        }
+        let room = PIECE.saturating_sub(self.bytes.len()).min(bytes.len());
+        self.bytes
+            .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        let full = self.bytes.len() >= PIECE;
+        (full.then(|| self.take_whole()).flatten(), room)
     }
 
     /// Returns the offset at which the bytes go on.
@@ -106,8 +103,13 @@ mod tests {
             let mut came: Vec<Piece> = Vec::new();
             for (number, (size, breaks)) in chunks.into_iter().enumerate() {
                 let chunk = vec![u8::try_from(number).unwrap(); size];
-                came.extend(pieces.push(start + len(&pushed), &chunk));
-                pushed.extend_from_slice(&chunk);
+                let mut rest = &chunk[..];
+                while !rest.is_empty() {
+                    let (piece, taken) = pieces.push(start + len(&pushed), rest);
+                    came.extend(piece);
+                    pushed.extend_from_slice(&rest[..taken]);
+                    rest = &rest[taken..];
+                }
                 if breaks {
                     came.extend(pieces.take_whole());
                 }

@@ -301,12 +301,16 @@ impl Transfer {
         let mut from = at;
         while let Some(part) = self.missing.next_from(from).filter(|part| part.start < end) {
             let part = part.start..part.end.min(end);
-            let bytes = within(chunk, part.start - at..part.end - at);
+            from = part.start;
+            let mut bytes = within(chunk, part.start - at..part.end - at);
             self.missing.remove(part.clone());
             self.progress += len(bytes);
-            from = part.end;
-            let full = self.pieces.push(part.start, bytes);
-            self.send(full).await?;
+            while !bytes.is_empty() {
+                let (piece, taken) = self.pieces.push(from, bytes);
+                bytes = bytes.get(taken..).unwrap_or_default();
+                from += u64::try_from(taken).expect("a piece is small");
+                self.send(piece).await?;
+            }
         }
         let came = self.pieces.end();
         if self
