@@ -26,6 +26,7 @@ pub use self::publisher::publish;
 use self::values::Dictionary;
 use crate::driver::{Accepted, Handle, RequestError};
 use crate::machine::Request;
+use crate::metrics::Metrics;
 use crate::ports::Restart;
 use crate::refusal::{Failure, Refused};
 use crate::settings::Settings;
@@ -44,12 +45,17 @@ const BUS_PATH: &str = "/org/freedesktop/DBus";
 pub struct Manager {
     handle: Handle,
     settings: Settings,
+    metrics: Metrics,
 }
 
 impl Manager {
-    /// Speaks for the head behind `handle`, and for its settings.
-    pub const fn new(handle: Handle, settings: Settings) -> Self {
-        Self { handle, settings }
+    /// Speaks for the head behind `handle`, its settings and its numbers.
+    pub const fn new(handle: Handle, settings: Settings, metrics: Metrics) -> Self {
+        Self {
+            handle,
+            settings,
+            metrics,
+        }
     }
 
     async fn begin(
@@ -211,6 +217,11 @@ impl Manager {
     #[zbus(out_args("entries"))]
     fn history(&self, limit: u32) -> Vec<Dictionary> {
         values::history(&self.handle.view().node, limit)
+    }
+
+    #[zbus(out_args("text"))]
+    fn metrics(&self) -> String {
+        self.metrics.text()
     }
 
     #[zbus(property)]

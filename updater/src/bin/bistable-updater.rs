@@ -160,7 +160,8 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
     }
 
     let settings = Settings::new(sources, config, handle.clone());
-    let manager = dbus::Manager::new(handle.clone(), settings.clone());
+    let metrics = Metrics::new(handle.clone(), rests);
+    let manager = dbus::Manager::new(handle.clone(), settings.clone(), metrics.clone());
     bus.object_server()
         .at(dbus::MANAGER_PATH, manager)
         .await
@@ -174,7 +175,6 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
         .map_err(DaemonError::Bus)?;
     sd_notify::notify(&[NotifyState::Ready]).map_err(DaemonError::Notify)?;
     let reporter = tokio::spawn(report_to_systemd(handle.clone()));
-    let metrics = Metrics::new(handle.clone(), rests);
     let keeper = tokio::spawn(async move { metrics.keep(Path::new(metrics::FILE)).await });
     let watcher = {
         let handle = handle.clone();

@@ -108,6 +108,14 @@ Example:
   bistable barred
   bistable forgive 5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a")]
     Forgive(Forgive),
+    /// Show the node in numbers, in the text format of Prometheus
+    #[command(after_help = "\
+The updater keeps the same text in /run/bistable/metrics.prom, for node_exporter's textfile \
+collector.
+
+Example:
+  bistable metrics | grep bistable_booted_info")]
+    Metrics,
     /// End the trial well (the health gate's word)
     MarkGood,
     /// End the trial badly, and reboot to the other slot (the health gate's word)

@@ -31,6 +31,7 @@ pub trait Manager {
     async fn list_slots(&self) -> zbus::Result<Vec<Dictionary>>;
     async fn list_releases(&self) -> zbus::Result<Vec<Dictionary>>;
     async fn list_barred(&self) -> zbus::Result<Vec<Dictionary>>;
+    async fn metrics(&self) -> zbus::Result<String>;
     async fn history(&self, limit: u32) -> zbus::Result<Vec<Dictionary>>;
 
     #[zbus(property(emits_changed_signal = "false"))]

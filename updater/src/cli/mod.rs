@@ -162,6 +162,11 @@ impl Session {
                 say.words(output, "the job goes on")?;
             }
             Command::Proceed => return self.proceed(arguments, output).await,
+            Command::Metrics => {
+                let metrics = manager.metrics().await?;
+                let data = json!({ "metrics": metrics });
+                say.data(output, &data, |_| metrics.clone())?;
+            }
             Command::Reload => {
                 manager.reload().await?;
                 say.words(output, "the settings are in force")?;

@@ -249,6 +249,15 @@ fn a_job_is_paused_and_resumed_and_status_says_so() {
 }
 
 #[test]
+fn metrics_are_printed_as_they_are() {
+    let node = Node::start();
+    let ran = node.run(&["metrics"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "bistable_up 1\n"));
+    let ran = node.run(&["metrics", "--json"]);
+    assert_eq!(ran.json()[0]["metrics"], "bistable_up 1\n");
+}
+
+#[test]
 fn proceed_waits_for_the_check_and_says_what_it_led_to() {
     let node = Node::start();
     let ran = node.run(&["proceed"]);

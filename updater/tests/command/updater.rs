@@ -242,6 +242,10 @@ impl Manager {
         ])]
     }
 
+    fn metrics(&self) -> String {
+        "bistable_up 1\n".to_owned()
+    }
+
     #[zbus(property)]
     fn state(&self) -> String {
         "idle".to_owned()

@@ -15,6 +15,8 @@ use updater::cli::bus::{JobProxy, ManagerProxy};
 use updater::config::Sources;
 use updater::dbus;
 use updater::driver::{Handle, View};
+use updater::metrics::Metrics;
+use updater::pace::Rests;
 use updater::ports::Restart;
 use updater::settings::Settings;
 use zbus::fdo::{IntrospectableProxy, PropertiesProxy};
@@ -98,7 +100,8 @@ impl Stand {
         let server = bus.connect().await;
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&daemon.handle, folder.path());
-        let manager = dbus::Manager::new(daemon.handle.clone(), settings);
+        let metrics = Metrics::new(daemon.handle.clone(), Rests::default());
+        let manager = dbus::Manager::new(daemon.handle.clone(), settings, metrics);
         server
             .object_server()
             .at(dbus::MANAGER_PATH, manager)
@@ -468,6 +471,11 @@ async fn every_call_is_answered_while_the_hands_are_stuck_in_a_write() {
     answered(manager.list_releases()).await.unwrap();
     answered(manager.list_barred()).await.unwrap();
     answered(manager.history(0)).await.unwrap();
+    let metrics = answered(manager.metrics()).await.unwrap();
+    assert!(
+        metrics.contains("bistable_state{state=\"staging\"} 1\n"),
+        "{metrics}"
+    );
     answered(manager.mark_good()).await.unwrap();
     assert_eq!(answered(manager.proceed()).await.unwrap(), "nothing");
     answered(manager.reload()).await.unwrap();

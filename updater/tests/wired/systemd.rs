@@ -6,6 +6,8 @@ use updater::asker::Asker;
 use updater::cli::bus::ManagerProxy;
 use updater::dbus;
 use updater::host::Switch;
+use updater::metrics::Metrics;
+use updater::pace::Rests;
 use updater::ports::{Power, Record, Restart};
 use zbus::{ObjectPath, interface};
 
@@ -90,7 +92,8 @@ async fn the_history_names_the_callers_user_and_unit_as_far_as_they_are_known() 
     let server = bus.connect().await;
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(&daemon.handle, folder.path());
-    let manager = dbus::Manager::new(daemon.handle.clone(), settings);
+    let metrics = Metrics::new(daemon.handle.clone(), Rests::default());
+    let manager = dbus::Manager::new(daemon.handle.clone(), settings, metrics);
     let objects = server.object_server();
     objects.at(dbus::MANAGER_PATH, manager).await.unwrap();
     server.request_name(dbus::BUS_NAME).await.unwrap();
