@@ -9,6 +9,7 @@
 //! block needs no tree: its own digest is the root hash.
 
 use std::io;
+use std::ops::Range;
 
 use uuid::Uuid;
 
@@ -193,6 +194,19 @@ impl HashArea {
         self.end
     }
 
+    /// Where the hash blocks of the lowest level lie, in bytes from the start of
+    /// the hash device. They are the last of the area, and the largest part of
+    /// it; empty when there is one data block.
+    pub fn leaves(&self) -> Range<u64> {
+        let start = self.levels.first().map_or(self.end, |level| level.start);
+        start..self.end
+    }
+
+    /// How many data blocks a hash block of the lowest level is about.
+    pub const fn blocks_per_leaf(&self) -> u64 {
+        1 << self.params.fanout_bits()
+    }
+
     /// The superblock that describes this area, and its offset in bytes.
     pub fn superblock(&self) -> Option<(Superblock, u64)> {
         let Header { offset, uuid } = self.header?;
@@ -247,6 +261,8 @@ mod tests {
                 "{row:?}"
             );
             assert_eq!(area.superblock(), Some((superblock, offset)), "{row:?}");
+            let leaves = levels.first().copied().unwrap_or_default() * u64::from(hash);
+            assert_eq!(area.leaves(), end - leaves..end, "{row:?}");
         }
     }
 

@@ -20,6 +20,7 @@
 mod area;
 mod builder;
 mod chunks;
+mod compare;
 mod device;
 mod digest;
 mod dm;
@@ -36,6 +37,7 @@ mod verify;
 
 pub use area::{BadArea, HashArea, ReadAreaError};
 pub use builder::{BuildError, TreeBuilder};
+pub use compare::{CompareError, Stretch, compare};
 pub use device::{Discard, ReadAt, WriteAt};
 pub use dm::{
     ActivateError, BadName, DeviceNumber, DeviceStatus, Dm, DmError, DmName, NotADevice, Operation,

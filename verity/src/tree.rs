@@ -110,6 +110,11 @@ impl<R: ReadAt> VerifiedTree<R> {
         &self.area
     }
 
+    /// The device that the tree lies on.
+    pub const fn device(&self) -> &R {
+        &self.device
+    }
+
     /// Returns the digest of data block `block`.
     ///
     /// # Errors
@@ -131,6 +136,88 @@ impl<R: ReadAt> VerifiedTree<R> {
         } else {
             Match::Different
         })
+    }
+
+    /// Tells, for data blocks from `first` on, one after the other in `blocks`,
+    /// whether each is the one of the tree.
+    ///
+    /// # Errors
+    /// As [`leaf`](Self::leaf). An incomplete last block is [`Match::Different`].
+    pub fn check_blocks(&self, first: u64, blocks: &[u8]) -> Result<Vec<Match>, TreeError> {
+        let size = self.area.params().data_block_size as usize;
+        let mut digests = Vec::with_capacity(blocks.len() / size * DIGEST_SIZE);
+        self.data_hasher.digest_blocks(blocks, &mut digests);
+        let (digests, _) = digests.as_chunks::<DIGEST_SIZE>();
+        let mut path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut matches = self.compare_by(&mut path, first, digests)?;
+        if !blocks.len().is_multiple_of(size) {
+            matches.push(Match::Different);
+        }
+        Ok(matches)
+    }
+
+    /// Returns the digest that the tree would have for `block`, wherever it lies.
+    pub fn digest(&self, block: &[u8]) -> [u8; DIGEST_SIZE] {
+        self.data_hasher.digest(block)
+    }
+
+    /// Returns the digest of hash block `number` of the lowest level, which is
+    /// what proves it. Of the lowest level nothing is read.
+    ///
+    /// # Errors
+    /// As [`leaf`](Self::leaf).
+    pub fn leaf_block(&self, number: u64) -> Result<[u8; DIGEST_SIZE], TreeError> {
+        let bits = self.area.params().fanout_bits();
+        let blocks = self.area.levels().first().map_or(0, |level| level.blocks);
+        if number >= blocks {
+            return Err(TreeError::NoSuchBlock {
+                block: number.saturating_mul(self.area.blocks_per_leaf()),
+                data_blocks: self.area.data_blocks(),
+            });
+        }
+        let mut path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.area.levels().len() > 1 {
+            self.prove(&mut path, 1, number >> bits)?;
+        }
+        Ok(self.digest_at(&path, 1, number))
+    }
+
+    /// Tells whether `bytes` are the hash block `number` of the lowest level.
+    ///
+    /// # Errors
+    /// As [`leaf_block`](Self::leaf_block).
+    pub fn check_leaf_block(&self, number: u64, bytes: &[u8]) -> Result<Match, TreeError> {
+        let digest = self.leaf_block(number)?;
+        let whole = bytes.len() == self.area.params().hash_block_size as usize;
+        let first = number.saturating_mul(self.area.blocks_per_leaf());
+        let digests = self.area.data_blocks().saturating_sub(first);
+        let same = whole && self.hash_hasher.digest(bytes) == digest;
+        Ok(if same && spare_is_zero(bytes, digests) {
+            Match::Same
+        } else {
+            Match::Different
+        })
+    }
+
+    /// Returns the digest of a hash block, wherever it lies.
+    pub fn hash_block_digest(&self, block: &[u8]) -> [u8; DIGEST_SIZE] {
+        self.hash_hasher.digest(block)
+    }
+
+    pub(crate) fn compare_by(
+        &self,
+        path: &mut Path,
+        first: u64,
+        digests: &[Digest],
+    ) -> Result<Vec<Match>, TreeError> {
+        let compare = |(block, digest): (u64, &Digest)| {
+            Ok(if *digest == self.leaf_by(path, block)? {
+                Match::Same
+            } else {
+                Match::Different
+            })
+        };
+        (first..).zip(digests).map(compare).collect()
     }
 
     pub(crate) const fn data_hasher(&self) -> &BlockHasher {
@@ -206,11 +293,7 @@ impl<R: ReadAt> VerifiedTree<R> {
             None => self.area.data_blocks(),
         };
         let first = block << self.area.params().fanout_bits();
-        let used = usize::try_from(children - first)
-            .map_or(usize::MAX, |digests| digests.saturating_mul(DIGEST_SIZE));
-        if let Some(spare) = proved.bytes.get(used..)
-            && spare.iter().any(|&byte| byte != 0)
-        {
+        if !spare_is_zero(&proved.bytes, children - first) {
             return Err(TreeError::SpareNotZero {
                 level,
                 block,
@@ -234,6 +317,14 @@ impl<R: ReadAt> VerifiedTree<R> {
             .and_then(|index| digests.get(index));
         *digest.expect("a hash block holds as many digests as the mask counts")
     }
+}
+
+/// Tells whether a hash block holds nothing behind its `digests` digests.
+fn spare_is_zero(block: &[u8], digests: u64) -> bool {
+    let used =
+        usize::try_from(digests).map_or(usize::MAX, |digests| digests.saturating_mul(DIGEST_SIZE));
+    let spare = block.get(used..).unwrap_or_default();
+    spare.iter().all(|&byte| byte == 0)
 }
 
 impl Path {
@@ -287,6 +378,54 @@ mod tests {
                 prop_assert_eq!(short, Match::Different);
             }
             let beyond = tree.leaf(blocks.len() as u64);
+            let named = matches!(beyond, Err(TreeError::NoSuchBlock { .. }));
+            prop_assert!(named);
+        }
+
+        #[test]
+        fn blocks_in_a_row_are_told_apart_as_one_by_one(
+            Case { mut data, area } in oracle::cases(),
+            spoilt: Index,
+            first: Index,
+        ) {
+            let (hash, root_hash) = oracle::build(&data, &area);
+            let at = spoilt.index(data.len());
+            data[at] ^= 1;
+            let size = area.params().data_block_size as usize;
+            let first = first.index(data.len() / size);
+            let tree = VerifiedTree::open(&hash, area, &root_hash).expect("the tree is good");
+            let found = tree.check_blocks(first as u64, &data[first * size..]).expect("the tree is good");
+            let expected: Vec<Match> = (first..data.len() / size)
+                .map(|block| if block == at / size { Match::Different } else { Match::Same })
+                .collect();
+            prop_assert_eq!(found, expected);
+            let short = tree.check_blocks(first as u64, &data[first * size..][..size - 1]);
+            prop_assert_eq!(short.expect("the tree is good"), [Match::Different]);
+        }
+
+        #[test]
+        fn from_the_upper_levels_alone_every_leaf_block_is_told_from_any_other(
+            Case { data, area } in oracle::cases(),
+            at: Index,
+            flip in 1_u8..,
+        ) {
+            let (hash, root_hash) = oracle::build(&data, &area);
+            let leaves = area.leaves();
+            prop_assume!(!leaves.is_empty());
+            let (upper, leaves) = hash.split_at(oracle::len(leaves.start));
+            let size = area.params().hash_block_size as usize;
+            let upper = upper.to_vec();
+            let tree = VerifiedTree::open(&upper, area, &root_hash).expect("no leaf is read");
+            for (number, block) in (0..).zip(leaves.chunks(size)) {
+                prop_assert_eq!(tree.check_leaf_block(number, block).expect("the upper levels are there"), Match::Same);
+                prop_assert_eq!(tree.leaf_block(number).expect("the upper levels are there"), tree.hash_block_digest(block));
+                let mut other = block.to_vec();
+                other[at.index(size)] ^= flip;
+                for other in [&other[..], &block[1..]] {
+                    prop_assert_eq!(tree.check_leaf_block(number, other).expect("the upper levels are there"), Match::Different);
+                }
+            }
+            let beyond = tree.leaf_block((leaves.len() / size) as u64);
             let named = matches!(beyond, Err(TreeError::NoSuchBlock { .. }));
             prop_assert!(named);
         }
