@@ -380,7 +380,8 @@ pub trait Slots: Send + Sync {
     /// cache of this machine holds any of it.
     fn flush(&self, slot: Slot, part: Part) -> io::Result<()>;
 
-    /// Fills `buffer` from `offset`, from the medium and not from a cache.
+    /// Fills `buffer` from `offset`, from the medium and not from a cache. The booted slot
+    /// is read past dm-verity: whoever asks has a hash tree of his own.
     fn read_medium(&self, slot: Slot, part: Part, offset: u64, buffer: &mut [u8])
     -> io::Result<()>;
 
@@ -443,6 +444,10 @@ pub trait BootControl: Send + Sync {
 
     /// Fills `buffer` from `offset` of it, from the medium.
     fn read_temporary(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Fills `buffer` from `offset` of the kernel image of `entry`, and returns how many
+    /// bytes there were: less than it has room for only at the end.
+    fn read_entry(&self, entry: &BootEntry, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Makes the temporary image the entry `entry`, by one rename.
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()>;

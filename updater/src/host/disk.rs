@@ -24,6 +24,8 @@ pub(super) struct Disk {
     partitions: PartitionPath,
     paths: Paths,
     open: Mutex<HashMap<(Slot, Part), Direct>>,
+    /// The booted slot's, which can only be read.
+    booted: Mutex<HashMap<(Slot, Part), Direct>>,
 }
 
 impl Disk {
@@ -34,6 +36,7 @@ impl Disk {
             partitions,
             paths,
             open: Mutex::new(HashMap::new()),
+            booted: Mutex::new(HashMap::new()),
         }
     }
 
@@ -139,7 +142,22 @@ impl Disk {
         offset: u64,
         buffer: &mut [u8],
     ) -> io::Result<()> {
-        self.with(slot, part, |device| device.read(offset, buffer))
+        if self.open().contains_key(&(slot, part)) {
+            return self.with(slot, part, |device| device.read(offset, buffer));
+        }
+        let mut booted = self.booted_parts();
+        if let Some(device) = booted.get_mut(&(slot, part)) {
+            return device.read(offset, buffer);
+        }
+        let layout = self.layout()?;
+        if self.booted(&layout)? != slot {
+            return self.with(slot, part, |device| device.read(offset, buffer));
+        }
+        // Who holds it is the device-mapper; reading beside it does no harm.
+        let mut device = Direct::open_to_read(&self.partition(&layout, slot, part)?)?;
+        let result = device.read(offset, buffer);
+        booted.insert((slot, part), device);
+        result
     }
 
     pub(super) fn relabel(
@@ -160,6 +178,11 @@ impl Disk {
     /// Lets go of the partitions.
     pub(super) fn release(&self) {
         self.open().clear();
+        self.booted_parts().clear();
+    }
+
+    fn booted_parts(&self) -> MutexGuard<'_, HashMap<(Slot, Part), Direct>> {
+        self.booted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<(Slot, Part), Direct>> {
@@ -185,6 +208,10 @@ impl Disk {
     fn open_partition(&self, slot: Slot, part: Part) -> io::Result<Direct> {
         let layout = self.layout()?;
         self.refuse_booted(slot, &layout)?;
+        Direct::open_exclusively(&self.partition(&layout, slot, part)?)
+    }
+
+    fn partition(&self, layout: &DiskLayout, slot: Slot, part: Part) -> io::Result<PathBuf> {
         let Some(partitions) = layout.slot(slot) else {
             let message = format!("the disk has no slot {slot}");
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
@@ -193,7 +220,7 @@ impl Disk {
             Part::Root => &partitions.root,
             Part::Verity => &partitions.verity,
         };
-        Direct::open_exclusively(&self.path_of(wanted)?)
+        self.path_of(wanted)
     }
 
     fn path_of(&self, wanted: &Partition) -> io::Result<PathBuf> {

@@ -254,6 +254,26 @@ impl MountedEsp<'_> {
     }
 }
 
+impl MountedEsp<'_> {
+    pub(super) fn read_entry(
+        &mut self,
+        entry: &BootEntry,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> io::Result<usize> {
+        let mut files = self.get().files()?.into_iter();
+        let found = files.find(|(_, found)| found == entry);
+        let (path, _) = found.ok_or(io::ErrorKind::NotFound)?;
+        let left = fs::metadata(&path)?.len().saturating_sub(offset);
+        let count = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let buffer = buffer.get_mut(..count).unwrap_or_default();
+        Direct::open_to_read(&path)?.read(offset, buffer)?;
+        Ok(count)
+    }
+}
+
 impl Mounted {
     fn temporary_path(&self) -> PathBuf {
         self.folder.join(TEMPORARY_NAME)

@@ -208,6 +208,10 @@ impl BootControl for ThisNode {
         self.esp(Purpose::Look)?.read_temporary(offset, buffer)
     }
 
+    fn read_entry(&self, entry: &BootEntry, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.esp(Purpose::Look)?.read_entry(entry, offset, buffer)
+    }
+
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {
         let is_temporary = |name: &str| name.eq_ignore_ascii_case(TEMPORARY_NAME);
         self.esp

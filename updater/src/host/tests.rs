@@ -156,9 +156,14 @@ fn a_root_that_stands_on_no_slot_is_no_node() {
 }
 
 #[test]
-fn the_booted_slot_is_neither_written_nor_labelled() {
+fn the_booted_slot_is_read_but_neither_written_nor_labelled() {
     let stand = Stand::new();
     let disk = stand.disk();
+    for part in [Part::Root, Part::Verity] {
+        let mut read = [1; 5000];
+        disk.read_medium(Slot::A, part, 4000, &mut read).unwrap();
+        assert_eq!(read, [0; 5000]);
+    }
     let before = fs::read(stand.at("dev/vda")).unwrap();
     let refused = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     for part in [Part::Root, Part::Verity] {
