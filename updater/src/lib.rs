@@ -34,6 +34,7 @@ pub mod host;
 pub mod meter;
 pub mod observe;
 pub mod pace;
+pub mod plan;
 pub mod ports;
 pub mod stage;
 pub mod stage_error;

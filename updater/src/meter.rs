@@ -7,6 +7,8 @@ use release::Release;
 use tokio::sync::watch;
 
 use crate::machine::Holder;
+use crate::plan::{Alternative, Plan, PlanPart};
+use crate::stage::Source;
 use crate::tally::Tally;
 
 /// A piece of work, as a job shows it.
@@ -16,12 +18,16 @@ pub struct Work {
     pub phase: &'static str,
     /// The release that it is about.
     pub version: Option<Version>,
-    /// Bytes fetched, written and read back. Never goes down.
+    /// Each byte of the release counts three times: when it is had, from
+    /// wherever it is; when it is written, or need not be; and when it was read
+    /// back. Never goes down.
     pub done: u64,
     /// 0 until it is known.
     pub total: u64,
     /// Who holds it up, if somebody does.
     pub holder: Option<Holder>,
+    /// The ways that the parts take, as far as they are known.
+    pub plan: Plan,
 }
 
 /// The hands' end: counts.
@@ -62,7 +68,7 @@ impl Meter {
         self.work.send_modify(|work| work.version = version);
     }
 
-    /// Names the release and the size of the work: everything is fetched,
+    /// Names the release and the size of the work: everything is had,
     /// written and read back.
     pub fn expect_release(&self, release: &Release) {
         let blobs = &release.blobs;
@@ -97,6 +103,64 @@ impl Meter {
     pub fn tally(&self) -> Tally {
         let tally = self.tally.lock();
         tally.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts bytes that came from somewhere, written or not.
+    pub(crate) fn came_from(&self, source: Source, bytes: u64) {
+        self.add(bytes);
+        self.count(|tally| match source {
+            Source::There => tally.kept = tally.kept.saturating_add(bytes),
+            Source::Booted => tally.copied = tally.copied.saturating_add(bytes),
+            // Counted where they come in, with what is thrown away.
+            Source::Network => {}
+        });
+    }
+
+    /// Counts bytes that are in their place already: had, and not to be written.
+    pub(crate) fn kept(&self, bytes: u64) {
+        self.came_from(Source::There, bytes);
+        self.add(bytes);
+    }
+
+    /// Counts bytes that need not come from anywhere.
+    pub(crate) fn made_zero(&self, bytes: u64) {
+        self.add(bytes);
+        self.count(|tally| tally.zero = tally.zero.saturating_add(bytes));
+    }
+
+    /// Counts bytes that were written.
+    pub(crate) fn wrote(&self, bytes: u64) {
+        self.add(bytes);
+        self.count(|tally| tally.written = tally.written.saturating_add(bytes));
+    }
+
+    /// Counts bytes that were read back.
+    pub(crate) fn read_back(&self, bytes: u64) {
+        self.add(bytes);
+        self.count(|tally| tally.read_back = tally.read_back.saturating_add(bytes));
+    }
+
+    /// Counts bytes from the network, also those that were of no use.
+    pub(crate) fn fetched(&self, bytes: u64) {
+        self.count(|tally| tally.fetched = tally.fetched.saturating_add(bytes));
+    }
+
+    /// Shows the ways that a part can take.
+    pub(crate) fn plan(&self, part: PlanPart, alternatives: Vec<Alternative>) {
+        self.work
+            .send_modify(|work| work.plan.set(part, alternatives));
+    }
+
+    /// Counts what was fetched in order to compare the ways.
+    pub(crate) fn read_index(&self, bytes: u64) {
+        self.work.send_modify(|work| {
+            work.plan.indexes = work.plan.indexes.saturating_add(bytes);
+        });
+    }
+
+    /// Returns the ways that are known so far.
+    pub fn known_plan(&self) -> Plan {
+        self.work.borrow().plan.clone()
     }
 
     /// All is done, arming included.

@@ -4,7 +4,7 @@ use std::io;
 
 use partition_layout::{RootHash, Slot};
 use release::Digest;
-use verity::{ReadAreaError, TreeError};
+use verity::{BadArea, ReadAreaError, TreeError};
 
 use crate::names::ErrorName;
 use crate::ports::{FetchError, Part};
@@ -37,6 +37,10 @@ pub enum StageError {
     },
     #[error("block {block} of the root image that came is not the one in the hash tree")]
     Block { block: u64 },
+    #[error("the release's hash tree cannot lie anywhere")]
+    Area { source: BadArea },
+    #[error("no way is left by which the {what} could come")]
+    NoWay { what: &'static str },
     #[error("cannot write the {part:?} partition of slot {slot} at byte {offset}")]
     Write {
         slot: Slot,
@@ -109,7 +113,9 @@ impl StageError {
             Self::BlobDigest { .. }
             | Self::Superblock { .. }
             | Self::TreeShape { .. }
-            | Self::Block { .. } => ErrorName::BlobCorrupt,
+            | Self::Block { .. }
+            | Self::Area { .. }
+            | Self::NoWay { .. } => ErrorName::BlobCorrupt,
             // What was written was the blob, by its digest. So either the release
             // is at odds with itself, or the medium lost it.
             Self::Tree {

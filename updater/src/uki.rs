@@ -1,16 +1,31 @@
-//! The kernel image on the EFI system partition: written under a name that
-//! boots nothing, and read back.
+//! The kernel image on the EFI system partition: copied from the booted one if
+//! it is the same, patched if it is like it, fetched otherwise; written under a
+//! name that boots nothing, and read back.
+//!
+//! It has no hash tree: what a patch made is proved by the digest of the whole,
+//! and if it is wrong, the whole is fetched.
 
-use release::Release;
+use partition_layout::BootEntry;
+use release::limits::{BLOCK_SIZE, MAX_UKI_BYTES};
+use release::pack::{Frame, PackShape};
+use release::{Digest, Release};
 use sha2::{Digest as _, Sha256};
+use verity::Match;
 
-use crate::ports::{BootControl, Fetch, Slots};
-use crate::stage::{Bench, CHUNK, digest, len};
+use crate::meter::Meter;
+use crate::plan::{Alternative, Method, PlanPart, WhyNot, choose};
+use crate::ports::{BootControl, Fetch, Pace, Slots, Stop, Verdict};
+use crate::refusal::Chain;
+use crate::stage::{
+    Bench, CHUNK, FrameTarget, Frames, PackInUse, Recipe, Source, digest, fetched, len, memory,
+    step,
+};
 use crate::stage_error::StageError;
 
 /// Kept free beside the kernel image: folder entries and the allocation table
 /// of the small images that others may put there.
 const SLACK: u64 = 64 * 1024;
+const KERNEL: &str = "kernel image";
 
 /// Fails if the kernel image of `release` will not fit. Asked once the spare
 /// slot's own image has gone, and before hundreds of megabytes are fetched.
@@ -27,59 +42,259 @@ pub fn check_room(device: &impl BootControl, release: &Release) -> Result<(), St
     }
 }
 
-impl<D: Slots + BootControl, N: Fetch> Bench<'_, D, N> {
+/// The booted slot's kernel image.
+#[derive(Debug, Clone)]
+struct BootedKernel {
+    entry: BootEntry,
+    size: u64,
+    sha256: Digest,
+}
+
+/// The ways by which the kernel image can come, one chosen.
+#[derive(Debug)]
+struct KernelWays {
+    method: Method,
+    booted: Option<BootedKernel>,
+    patch: Option<PackInUse>,
+}
+
+fn esp(doing: &'static str) -> impl Fn(std::io::Error) -> StageError {
+    move |source| StageError::Esp { doing, source }
+}
+
+impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
     /// Writes the kernel image of `release`. On return it is on the medium,
     /// and has been read back from there.
     pub fn write_kernel(&mut self, release: &Release) -> Result<(), StageError> {
-        const WHAT: &str = "kernel image";
-        let (device, meter) = (self.device, self.meter);
-        let blob = &release.blobs.uki;
-        let failed = |doing| move |source| StageError::Esp { doing, source };
-        device
-            .begin_temporary(blob.size)
-            .map_err(failed("start the kernel image"))?;
-        let mut hasher = Sha256::new();
-        self.pour(WHAT, blob, &mut |offset, bytes| {
-            hasher.update(bytes);
-            device
-                .write_temporary(offset, bytes)
-                .map_err(failed("write the kernel image"))?;
-            meter.add(len(bytes));
-            Ok(())
-        })?;
-        let expected = blob.sha256;
-        let found = digest(hasher);
-        if found != expected {
-            return Err(StageError::BlobDigest {
-                what: WHAT,
-                found,
-                expected,
-            });
-        }
-        device
-            .flush_temporary()
-            .map_err(failed("bring the kernel image to the medium"))?;
-        self.read_kernel_back(release)
+        self.count_fetched(|bench| bench.write_kernel_by_all_ways(release))
     }
 
-    fn read_kernel_back(&self, release: &Release) -> Result<(), StageError> {
+    fn write_kernel_by_all_ways(&mut self, release: &Release) -> Result<(), StageError> {
+        let ways = self.compare_kernel_ways(release)?;
+        let blob = &release.blobs.uki;
+        let begun = self.device.begin_temporary(blob.size);
+        begun.map_err(esp("start the kernel image"))?;
+        let had = match (ways.method, &ways.booted, &ways.patch) {
+            (Method::Local, Some(booted), _) => self.copy_kernel(booted),
+            (Method::Patch, Some(booted), Some(patch)) => self.patch_kernel(booted, patch),
+            _ => {
+                self.fetch_kernel(release)?;
+                return self.keep_kernel(release);
+            }
+        };
+        match had.and_then(|()| self.keep_kernel(release)) {
+            Err(error @ (StageError::KernelReadBack { .. } | StageError::Fetch { .. })) => {
+                let (method, error) = (ways.method.as_str(), Chain(&error).to_string());
+                tracing::warn!(method, error, "the kernel image is fetched whole");
+                let begun = self.device.begin_temporary(blob.size);
+                begun.map_err(esp("start the kernel image again"))?;
+                self.fetch_kernel(release)?;
+                self.keep_kernel(release)
+            }
+            other => other,
+        }
+    }
+
+    /// Shows the ways by which the kernel image can come.
+    pub(crate) fn plan_kernel(&mut self, release: &Release) -> Result<(), StageError> {
+        self.compare_kernel_ways(release).map(drop)
+    }
+
+    fn compare_kernel_ways(&mut self, release: &Release) -> Result<KernelWays, StageError> {
+        let blob = &release.blobs.uki;
+        let booted = self.booted_kernel()?;
+        let way = |method| Alternative {
+            write: blob.size,
+            ..Alternative::new(PlanPart::Uki, method)
+        };
+        let mut whole = way(Method::Whole);
+        (whole.fetch, whole.requests) = (blob.size, 1);
+        let mut local = way(Method::Local);
+        local.copy = blob.size;
+        if booted.as_ref().is_none_or(|it| it.sha256 != blob.sha256) {
+            local.why_not = Some(WhyNot::NotHere);
+        }
+        let mut patch = way(Method::Patch);
+        let opened = match &booted {
+            // The copy is there for nothing.
+            _ if local.why_not.is_none() => Err(WhyNot::Dearer),
+            Some(booted) => self.open_kernel_patch(release, booted, whole.cost())?,
+            None => Err(WhyNot::NotPublished),
+        };
+        let support = self.network.ranges();
+        let opened = match opened {
+            Ok(pack) => {
+                Recipe::all_frames(&pack.view()).charge(support, &mut patch);
+                Some(pack)
+            }
+            Err(why_not) => {
+                patch.why_not = Some(why_not);
+                None
+            }
+        };
+        let mut ways = Vec::from([local, whole, patch]);
+        let method = choose(&mut ways).unwrap_or(Method::Whole);
+        self.meter.plan(PlanPart::Uki, ways);
+        Ok(KernelWays {
+            method,
+            booted,
+            patch: opened,
+        })
+    }
+
+    fn open_kernel_patch(
+        &mut self,
+        release: &Release,
+        booted: &BootedKernel,
+        otherwise: u64,
+    ) -> Result<Result<PackInUse, WhyNot>, StageError> {
+        let mut patches = release.uki_patches.iter();
+        let pack = patches.find(|patch| patch.from == booted.sha256);
+        let size = release.blobs.uki.size;
+        let shape = PackShape {
+            target_blocks: size.div_ceil(BLOCK_SIZE),
+            base_blocks: booted.size.div_ceil(BLOCK_SIZE),
+        };
+        let opened = self.open_pack(pack.map(|it| &it.pack), &shape, size, otherwise)?;
+        Ok(opened.and_then(|pack| {
+            // There is no tree to tell what else the booted one has.
+            if pack.index.held_blocks() == shape.target_blocks {
+                Ok(pack)
+            } else {
+                let why = "it does not hold every block of the kernel image";
+                Err(WhyNot::Unusable(why.to_owned()))
+            }
+        }))
+    }
+
+    /// Reads the booted slot's kernel image through. One that cannot be read is
+    /// of no use, and no more than that.
+    fn booted_kernel(&self) -> Result<Option<BootedKernel>, StageError> {
+        let find = || {
+            let version = self.device.view()?.booted_version;
+            let mut entries = self.device.entries()?.into_iter();
+            Ok(entries.find(|entry| entry.version == version))
+        };
+        let complain = |error: &std::io::Error| {
+            tracing::warn!(%error, "the booted kernel image cannot be read");
+        };
+        let found: std::io::Result<Option<BootEntry>> = find();
+        let Ok(Some(entry)) = found.inspect_err(complain) else {
+            return Ok(None);
+        };
+        let (mut hasher, mut size, mut buffer) = (Sha256::new(), 0_u64, vec![0; CHUNK]);
+        loop {
+            let read = self.device.read_entry(&entry, size, &mut buffer);
+            let Ok(count) = read.inspect_err(complain) else {
+                return Ok(None);
+            };
+            let bytes = buffer.get(..count).unwrap_or_default();
+            hasher.update(bytes);
+            size = size.saturating_add(len(bytes));
+            self.step(len(bytes))?;
+            if size > MAX_UKI_BYTES {
+                return Ok(None);
+            }
+            if count < CHUNK {
+                let sha256 = digest(hasher);
+                return Ok(Some(BootedKernel {
+                    entry,
+                    size,
+                    sha256,
+                }));
+            }
+        }
+    }
+
+    fn copy_kernel(&self, booted: &BootedKernel) -> Result<(), StageError> {
+        let mut buffer = vec![0; CHUNK];
+        let mut offset = 0;
+        while offset < booted.size {
+            let read = self.device.read_entry(&booted.entry, offset, &mut buffer);
+            let count = read.map_err(esp("copy the booted kernel image"))?;
+            let bytes = buffer.get(..count).filter(|bytes| !bytes.is_empty());
+            let Some(bytes) = bytes else { break };
+            let (device, meter, stop) = (self.device, self.meter, self.stop);
+            put(device, meter, stop, offset, bytes, Source::Booted)?;
+            offset = offset.saturating_add(len(bytes));
+        }
+        Ok(())
+    }
+
+    fn patch_kernel(&mut self, booted: &BootedKernel, pack: &PackInUse) -> Result<(), StageError> {
+        let recipe = Recipe::all_frames(&pack.view());
+        let mut frames = Frames::new(&pack.index, &recipe.frames);
+        let (device, meter, stop) = (self.device, self.meter, self.stop);
+        let size = pack.target_size;
+        let mut into = KernelFrames {
+            device,
+            meter,
+            stop,
+            booted,
+            size,
+        };
+        let (blob, mut failed) = (&pack.pack.blob, None);
+        let ranges = &recipe.packed;
+        let result = self
+            .network
+            .fetch_ranges(blob, ranges, stop, &mut |offset, bytes| {
+                let verdict = frames.push(offset, bytes, &mut into);
+                verdict.unwrap_or_else(|error| {
+                    failed = Some(error);
+                    Verdict::Stop
+                })
+            });
+        fetched("patch of the kernel image", result, failed, stop)
+    }
+
+    fn fetch_kernel(&mut self, release: &Release) -> Result<(), StageError> {
+        let blob = &release.blobs.uki;
+        let (device, meter, stop) = (self.device, self.meter, self.stop);
+        let (mut hasher, mut offset, mut failed) = (Sha256::new(), 0, None);
+        let result = self.network.fetch(blob, 0, stop, &mut |bytes| {
+            hasher.update(bytes);
+            if let Err(error) = put(device, meter, stop, offset, bytes, Source::Network) {
+                failed = Some(error);
+                return Verdict::Stop;
+            }
+            offset = offset.saturating_add(len(bytes));
+            if offset < blob.size {
+                return Verdict::Taken;
+            }
+            offset = 0;
+            let found = digest(std::mem::take(&mut hasher));
+            if found == blob.sha256 {
+                return Verdict::Taken;
+            }
+            failed = Some(StageError::BlobDigest {
+                what: KERNEL,
+                found,
+                expected: blob.sha256,
+            });
+            Verdict::BadWhole
+        });
+        fetched(KERNEL, result, failed, stop)
+    }
+
+    /// On return what was written is on the medium, and is the kernel image of `release`.
+    fn keep_kernel(&self, release: &Release) -> Result<(), StageError> {
+        let flushed = self.device.flush_temporary();
+        flushed.map_err(esp("bring the kernel image to the medium"))?;
         let (size, expected) = (release.blobs.uki.size, release.blobs.uki.sha256);
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; CHUNK];
         let mut offset = 0;
         while offset < size {
-            self.stop.checkpoint().map_err(|_| StageError::Stopped)?;
-            let rest = usize::try_from(size - offset).unwrap_or(CHUNK).min(CHUNK);
+            let rest = memory((size - offset).min(len(&buffer)));
             let bytes = buffer
                 .get_mut(..rest)
                 .expect("no chunk is larger than the buffer");
-            let doing = "read the kernel image back";
-            self.device
-                .read_temporary(offset, bytes)
-                .map_err(|source| StageError::Esp { doing, source })?;
+            let read = self.device.read_temporary(offset, bytes);
+            read.map_err(esp("read the kernel image back"))?;
             hasher.update(&*bytes);
-            self.meter.add(len(bytes));
+            self.meter.read_back(len(bytes));
             offset = offset.saturating_add(len(bytes));
+            self.step(len(bytes))?;
         }
         let found = digest(hasher);
         if found == expected {
@@ -87,5 +302,65 @@ impl<D: Slots + BootControl, N: Fetch> Bench<'_, D, N> {
         } else {
             Err(StageError::KernelReadBack { found, expected })
         }
+    }
+}
+
+fn put(
+    device: &(impl BootControl + Pace),
+    meter: &Meter,
+    stop: &Stop,
+    offset: u64,
+    bytes: &[u8],
+    source: Source,
+) -> Result<(), StageError> {
+    let written = device.write_temporary(offset, bytes);
+    written.map_err(esp("write the kernel image"))?;
+    meter.came_from(source, len(bytes));
+    meter.wrote(len(bytes));
+    step(device, stop, len(bytes))
+}
+
+/// Frames of a patch of the booted slot's kernel image.
+struct KernelFrames<'a, D> {
+    device: &'a D,
+    meter: &'a Meter,
+    stop: &'a Stop,
+    booted: &'a BootedKernel,
+    size: u64,
+}
+
+impl<D: BootControl + Pace> FrameTarget for KernelFrames<'_, D> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn base(&mut self, frame: &Frame) -> Option<Vec<u8>> {
+        let mut base = Vec::new();
+        for extent in &frame.bases {
+            let place = extent.bytes(self.booted.size);
+            let mut bytes = vec![0; memory(place.end - place.start)];
+            let read = self
+                .device
+                .read_entry(&self.booted.entry, place.start, &mut bytes);
+            if !read.is_ok_and(|count| count == bytes.len()) {
+                return None;
+            }
+            base.append(&mut bytes);
+        }
+        Some(base)
+    }
+
+    fn take(&mut self, frame: &Frame, blocks: &[u8]) -> Result<Match, StageError> {
+        let mut rest = blocks;
+        for extent in &frame.targets {
+            let place = extent.bytes(self.size);
+            let (now, later) = rest
+                .split_at_checked(memory(place.end - place.start))
+                .expect("a frame unpacks to its blocks");
+            rest = later;
+            let (device, meter, stop) = (self.device, self.meter, self.stop);
+            put(device, meter, stop, place.start, now, Source::Network)?;
+        }
+        Ok(Match::Same)
     }
 }

@@ -295,6 +295,11 @@ impl FakeNode {
         (slot.content, slot.root, slot.verity)
     }
 
+    /// Changes bytes of a slot behind everybody's back.
+    pub(crate) fn alter(&self, slot: Slot, part: Part, change: impl FnOnce(&mut [u8])) {
+        change(self.world().slots[index(slot)].part(part));
+    }
+
     pub(crate) fn put_record(&self, record: Record, content: &str) {
         self.world()
             .records
@@ -657,6 +662,21 @@ impl BootControl for FakeNode {
         let offset = usize::try_from(offset).unwrap();
         world.esp.read_temporary(offset, buffer);
         Ok(())
+    }
+
+    fn read_entry(&self, entry: &BootEntry, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut world = self.world();
+        world.operation("read-entry")?;
+        let mut entries = world.esp.entries();
+        let found =
+            entries.find(|(name, _)| BootEntry::parse_file_name(name).as_ref() == Ok(entry));
+        let Some((_, Some(content))) = found else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let offset = usize::try_from(offset).unwrap().min(content.len());
+        let count = buffer.len().min(content.len() - offset);
+        buffer[..count].copy_from_slice(&content[offset..offset + count]);
+        Ok(count)
     }
 
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {

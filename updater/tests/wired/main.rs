@@ -27,7 +27,11 @@ mod memory;
 #[cfg(test)]
 mod network;
 #[cfg(test)]
+mod packs;
+#[cfg(test)]
 mod pauses;
+#[cfg(test)]
+mod sources;
 #[cfg(test)]
 mod stages;
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub(crate) enum Lie {
     None,
     /// Flips a bit of this blob at this offset.
     Flip(Which, usize),
+    /// The same, but the mirror that is asked after a complaint is honest.
+    FlipOnce(Which, usize),
     /// Ends this blob here.
     Truncate(Which, usize),
     /// Says nothing more once this much of this blob was sent.
@@ -40,6 +42,9 @@ pub(crate) enum Which {
     Root,
     Verity,
     Uki,
+    Packed,
+    Patch,
+    UkiPatch,
 }
 
 #[derive(Debug)]
@@ -48,10 +53,13 @@ struct Shelf {
     blobs: HashMap<Digest, (Which, Vec<u8>)>,
     lie: Lie,
     channel: Version,
+    ranges: RangeSupport,
     received: u64,
     rollout: Option<Rollout>,
     /// Before the metadata.
     barrier: Barrier,
+    /// What was sent, piece by piece.
+    sent: Vec<(Which, Range<u64>)>,
 }
 
 /// A repository; clones are the same one.
@@ -62,20 +70,23 @@ pub(crate) fn version(text: &str) -> Version {
     Version::parse(text).unwrap()
 }
 
+/// Returns a block that only this seed and number have.
+pub(crate) fn block(seed: u8, number: usize) -> Vec<u8> {
+    let [low, high, ..] = number.to_le_bytes();
+    let digest = Sha256::digest([seed, low, high]);
+    digest.repeat(BLOCK / 32)
+}
+
 /// Makes a release of `blocks` blocks, all of them different from any other release's.
 pub(crate) fn image(name: &str, seed: u8, blocks: usize) -> (Release, Image) {
+    let root = (0..blocks).flat_map(|number| block(seed, number));
+    image_of(name, seed, root.collect())
+}
+
+/// Makes the release whose root image these bytes are.
+pub(crate) fn image_of(name: &str, seed: u8, root: Vec<u8>) -> (Release, Image) {
     let version = version(name);
-    let mut root = Vec::with_capacity(blocks * BLOCK);
-    for block in 0..blocks {
-        let digest = Sha256::digest([
-            seed,
-            u8::try_from(block % 256).unwrap(),
-            u8::try_from(block / 256).unwrap(),
-        ]);
-        for _ in 0..BLOCK / 32 {
-            root.extend_from_slice(&digest);
-        }
-    }
+    let blocks = root.len() / BLOCK;
     let params = Params {
         data_block_size: 4096,
         hash_block_size: 4096,
@@ -94,10 +105,6 @@ pub(crate) fn image(name: &str, seed: u8, blocks: usize) -> (Release, Image) {
     let uki = format!("kernel image of {name} ({seed}) roothash={root_hash} ")
         .repeat(60)
         .into_bytes();
-    let blob = |bytes: &[u8]| Blob {
-        sha256: Digest::new(Sha256::digest(bytes).into()),
-        size: bytes.len() as u64,
-    };
     let release = Release {
         version: version.clone(),
         architecture: Architecture::of_build(),
@@ -133,6 +140,13 @@ pub(crate) fn image(name: &str, seed: u8, blocks: usize) -> (Release, Image) {
     )
 }
 
+pub(crate) fn blob(bytes: &[u8]) -> Blob {
+    Blob {
+        sha256: Digest::new(Sha256::digest(bytes).into()),
+        size: bytes.len() as u64,
+    }
+}
+
 impl FakeRepository {
     /// A repository that offers the last of `releases`.
     pub(crate) fn with(releases: &[&(Release, Image)]) -> Self {
@@ -155,10 +169,33 @@ impl FakeRepository {
             blobs,
             lie: Lie::None,
             channel,
+            ranges: RangeSupport::Yes,
             received: 0,
             rollout: None,
             barrier: Barrier::default(),
+            sent: vec![],
         })))
+    }
+
+    /// Says whether the server sends parts of files.
+    pub(crate) fn serve_ranges(&self, ranges: RangeSupport) {
+        self.0.lock().unwrap().ranges = ranges;
+    }
+
+    /// What was sent since the last time that it was asked.
+    pub(crate) fn take_sent(&self) -> Vec<(Which, Range<u64>)> {
+        std::mem::take(&mut self.0.lock().unwrap().sent)
+    }
+
+    /// Puts a file in, and returns it as releases name it.
+    pub(crate) fn add(&self, which: Which, bytes: Vec<u8>) -> Blob {
+        let blob = blob(&bytes);
+        self.0
+            .lock()
+            .unwrap()
+            .blobs
+            .insert(blob.sha256, (which, bytes));
+        blob
     }
 
     pub(crate) fn lie(&self, lie: Lie) {
@@ -196,7 +233,11 @@ impl FakeRepository {
                 repository,
                 source: "no route to host".into(),
             }),
-            Lie::None | Lie::Flip(..) | Lie::Truncate(..) | Lie::Silence(..) => Ok(()),
+            Lie::None
+            | Lie::Flip(..)
+            | Lie::FlipOnce(..)
+            | Lie::Truncate(..)
+            | Lie::Silence(..) => Ok(()),
         }
     }
 }
@@ -255,59 +296,81 @@ impl FakeRepository {
         stop: &Stop,
         sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
     ) -> Result<(), FetchError> {
-        let (lie, which, mut bytes) = {
-            let shelf = self.0.lock().unwrap();
-            let (which, bytes) = shelf.blobs[&blob.sha256].clone();
-            (shelf.lie, which, bytes)
+        let place = |at: u64| usize::try_from(at).unwrap();
+        let (mut from, to) = (place(range.start), place(range.end));
+        let corrupt = || FetchError::BlobCorrupt {
+            url: "http://fake/blob".to_owned(),
+            why: "the caller says so".to_owned(),
         };
+        loop {
+            let (lie, which, bytes, end) = self.told(blob);
+            let sent = match end {
+                Some(end) if end < to => from + end.saturating_sub(from) / grain * grain,
+                _ => to,
+            };
+            if from >= sent {
+                return match (lie, end) {
+                    (_, Some(end)) if end >= to => Ok(()),
+                    (Lie::Silence(..), Some(_)) => {
+                        Handle::current().block_on(stop.wait());
+                        Err(FetchError::Stopped)
+                    }
+                    (_, Some(found)) => Err(FetchError::BlobTruncated {
+                        url: "http://fake/blob".to_owned(),
+                        found: found as u64,
+                        expected: blob.size,
+                    }),
+                    (_, None) => Ok(()),
+                };
+            }
+            // Odd pieces, as networks make them.
+            let piece = &bytes[from..sent.min(from + 70_001 / grain * grain)];
+            if stop.checkpoint().is_err() {
+                return Err(FetchError::Stopped);
+            }
+            let at = from as u64;
+            self.note(which, at..at + piece.len() as u64);
+            match sink(at, piece) {
+                Verdict::Taken => from += piece.len(),
+                Verdict::Stop => return Err(FetchError::Stopped),
+                bad @ (Verdict::Bad | Verdict::BadWhole) => {
+                    let mut shelf = self.0.lock().unwrap();
+                    let Lie::FlipOnce(..) = shelf.lie else {
+                        return Err(corrupt());
+                    };
+                    shelf.lie = Lie::None;
+                    if bad == Verdict::BadWhole {
+                        from = place(range.start);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A blob as the server has it: with its lie, and where it ends for that.
+    fn told(&self, blob: &Blob) -> (Lie, Which, Vec<u8>, Option<usize>) {
+        let shelf = self.0.lock().unwrap();
+        let (which, mut bytes) = shelf.blobs[&blob.sha256].clone();
         let mut end = None;
-        match lie {
-            Lie::Flip(of, at) if of == which => bytes[at] ^= 1,
+        match shelf.lie {
+            Lie::Flip(of, at) | Lie::FlipOnce(of, at) if of == which => bytes[at] ^= 1,
             Lie::Truncate(of, at) | Lie::Silence(of, at) if of == which => end = Some(at),
             Lie::None
             | Lie::Flip(..)
+            | Lie::FlipOnce(..)
             | Lie::Truncate(..)
             | Lie::Silence(..)
             | Lie::MetadataExpired
             | Lie::MetadataUntrusted
             | Lie::Gone => {}
         }
-        let place = |at: u64| usize::try_from(at).unwrap();
-        let (mut from, to) = (place(range.start), place(range.end));
-        let sent = match end {
-            Some(end) if end < to => from + end.saturating_sub(from) / grain * grain,
-            _ => to,
-        };
-        // Odd pieces, as networks make them.
-        for piece in bytes[from..sent].chunks(70_001 / grain * grain) {
-            if stop.checkpoint().is_err() {
-                return Err(FetchError::Stopped);
-            }
-            self.0.lock().unwrap().received += piece.len() as u64;
-            match sink(from as u64, piece) {
-                Verdict::Taken => from += piece.len(),
-                Verdict::Bad | Verdict::BadWhole => {
-                    return Err(FetchError::BlobCorrupt {
-                        url: "http://fake/blob".to_owned(),
-                        why: "the caller says so".to_owned(),
-                    });
-                }
-                Verdict::Stop => return Err(FetchError::Stopped),
-            }
-        }
-        match (lie, end) {
-            (_, Some(end)) if end >= to => Ok(()),
-            (Lie::Silence(..), Some(_)) => {
-                Handle::current().block_on(stop.wait());
-                Err(FetchError::Stopped)
-            }
-            (_, Some(found)) => Err(FetchError::BlobTruncated {
-                url: "http://fake/blob".to_owned(),
-                found: found as u64,
-                expected: blob.size,
-            }),
-            (_, None) => Ok(()),
-        }
+        (shelf.lie, which, bytes, end)
+    }
+
+    fn note(&self, which: Which, range: Range<u64>) {
+        let mut shelf = self.0.lock().unwrap();
+        shelf.received += range.end - range.start;
+        shelf.sent.push((which, range));
     }
 }
 
@@ -331,6 +394,24 @@ impl Fetch for FakeRepository {
         stop: &Stop,
         sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
     ) -> Result<(), FetchError> {
+        for range in ranges {
+            assert!(range.start < range.end && range.end <= blob.size);
+            assert!(range.start.is_multiple_of(BLOCK as u64));
+            assert!(range.end.is_multiple_of(BLOCK as u64) || range.end == blob.size);
+        }
+        assert!(ranges.is_sorted_by(|a, b| a.end < b.start), "{ranges:?}");
+        if self.ranges() == RangeSupport::No {
+            let mut sent = 0;
+            for range in ranges {
+                let (_, which, ..) = self.told(blob);
+                if sent < range.start {
+                    self.note(which, sent..range.start);
+                }
+                self.send(blob, range.clone(), BLOCK, stop, sink)?;
+                sent = range.end;
+            }
+            return Ok(());
+        }
         // Order is nobody's right.
         for range in ranges.iter().rev() {
             self.send(blob, range.clone(), BLOCK, stop, sink)?;
@@ -339,7 +420,7 @@ impl Fetch for FakeRepository {
     }
 
     fn ranges(&self) -> RangeSupport {
-        RangeSupport::Yes
+        self.0.lock().unwrap().ranges
     }
 
     fn received(&self) -> u64 {
