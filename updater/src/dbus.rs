@@ -18,7 +18,7 @@ use zbus::interface;
 use zbus::message::Header;
 use zbus::{Connection, ObjectPath, Variant};
 
-use self::arguments::{complaint, stage_ask, text};
+use self::arguments::{complaint, plan_ask, stage_ask, text};
 use self::caller::caller;
 pub use self::error::BusError;
 pub use self::job_object::job_path;
@@ -109,6 +109,18 @@ impl Manager {
         let tries = self.handle.view().automation.tries;
         let ask = stage_ask(version, &options, tries)?;
         self.begin(Request::Stage(ask), bus, &header).await
+    }
+
+    #[zbus(out_args("job"))]
+    async fn plan(
+        &self,
+        version: &str,
+        options: HashMap<String, Variant<'_>>,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<ObjectPath<'static>, BusError> {
+        let ask = plan_ask(version, &options, self.handle.view().automation.tries)?;
+        self.begin(Request::Plan(ask), bus, &header).await
     }
 
     #[zbus(out_args("what"))]

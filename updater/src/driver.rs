@@ -189,6 +189,7 @@ impl<C: Clock> Head<C> {
         let breakable = match self.state() {
             State::Checking { .. }
             | State::Resolving { .. }
+            | State::Planning { .. }
             | State::Staging { .. }
             | State::RollingBack { .. } => true,
             State::Settling { .. }
@@ -222,6 +223,7 @@ impl<C: Clock> Head<C> {
         let kind = match &request {
             Request::Check => Some((JobKind::Check, None)),
             Request::Stage(ask) => Some((JobKind::Stage, ask.version.clone())),
+            Request::Plan(ask) => Some((JobKind::Plan, ask.version.clone())),
             Request::Rollback { .. } => {
                 let held = self.state().node().spare.held.clone();
                 Some((JobKind::Rollback, held.map(|(version, _)| version)))

@@ -138,6 +138,12 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                 return Ok(Some(Report::Resolved(Box::new(release))));
             }
 
+            Effect::Survey { spare, release } => {
+                meter.name(Some(release.version.clone()));
+                let plan = self.bench(order).preview(*spare, release);
+                plan.map(drop).map_err(stage)
+            }
+
             Effect::Disarm { spare, booted } => disarm(device, *spare, booted),
             Effect::CheckRoom { release } => {
                 meter.expect_release(release);

@@ -13,6 +13,7 @@ use crate::meter::{Meter, Work};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobKind {
     Check,
+    Plan,
     Stage,
     Rollback,
 }
@@ -22,6 +23,7 @@ impl JobKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Check => "check",
+            Self::Plan => "plan",
             Self::Stage => "stage",
             Self::Rollback => "rollback",
         }
@@ -73,7 +75,7 @@ impl RunningJob {
             windows: match (&asker, kind) {
                 (Asker::Policy, JobKind::Stage) => Windows::Heeded,
                 // A check is allowed at any time, and a caller knows the time.
-                (Asker::Policy, JobKind::Check | JobKind::Rollback)
+                (Asker::Policy, JobKind::Check | JobKind::Plan | JobKind::Rollback)
                 | (Asker::Updater | Asker::Caller { .. }, _) => Windows::Ignored,
             },
             asker,

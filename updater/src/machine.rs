@@ -14,6 +14,8 @@
 //!   │◀────────────────────────────┘                     ▼
 //!   │◀────────────────────────────────────────────── Clearing ◀─┐ failed,
 //!   │                                                           │ cancelled
+//!   │◀── Planning ◀── Resolving ◀── Plan, from Idle and Staged: looks, and changes nothing
+//!   │
 //!   │ Idle ───────── Rollback ───────────────────────────▶ RollingBack ───▶ Staged
 //!   │
 //!   │ Trial ──── MarkGood ──▶ Marking ──▶ Idle
@@ -47,7 +49,8 @@ pub use self::orders::ONE_SHOT_TRIES;
 pub(crate) use self::orders::blessed;
 use self::orders::{bless, clear_stage, condemn, rearm, stage};
 pub use self::words::{
-    Complaint, Event, Going, Holder, Job, Outcome, Report, Request, STATES, State, Stopped, Target,
+    Complaint, Event, Going, Holder, Job, Outcome, Purpose, Report, Request, STATES, State,
+    Stopped, Target,
 };
 use crate::admit::{self, Admitted, Ask, Force};
 use crate::node::{Node, SlotStatus, Standing, Way};
@@ -97,6 +100,7 @@ fn answer(state: State, request: Request) -> Answer {
         In::Condemned { node } => answer_condemned(node, request),
         In::Checking { .. }
         | In::Resolving { .. }
+        | In::Planning { .. }
         | In::Staging { .. }
         | In::RollingBack { .. } => answer_at_work(state, request),
         In::Clearing { .. }
@@ -108,6 +112,7 @@ fn answer(state: State, request: Request) -> Answer {
             Request::Pause(_) => refuse(state, Refused::NotPausable),
             Request::Check
             | Request::Stage(_)
+            | Request::Plan(_)
             | Request::Reboot(_)
             | Request::Rollback { .. }
             | Request::MarkGood
@@ -122,6 +127,7 @@ fn answer(state: State, request: Request) -> Answer {
             Request::Reboot(_) => Ok((state, vec![])),
             Request::Check
             | Request::Stage(_)
+            | Request::Plan(_)
             | Request::Cancel
             | Request::Pause(_)
             | Request::Resume
@@ -138,6 +144,7 @@ fn busy_without_job(state: State, request: &Request) -> Answer {
         Request::Cancel | Request::Pause(_) | Request::Resume => refuse(state, Refused::NoSuchJob),
         Request::Check
         | Request::Stage(_)
+        | Request::Plan(_)
         | Request::Reboot(_)
         | Request::Rollback { .. }
         | Request::MarkGood
@@ -167,6 +174,7 @@ fn answer_at_work(state: State, request: Request) -> Answer {
         Request::MarkGood
         | Request::Check
         | Request::Stage(_)
+        | Request::Plan(_)
         | Request::Reboot(_)
         | Request::Rollback { .. }
         | Request::Forgive { .. } => refuse(state, Refused::Busy),
@@ -191,6 +199,7 @@ fn asked(mut state: State, wish: Going) -> State {
     match &mut state {
         State::Checking { going, .. }
         | State::Resolving { going, .. }
+        | State::Planning { going, .. }
         | State::Staging { going, .. }
         | State::RollingBack { going, .. } => *going = wish,
         State::Settling { .. }
@@ -216,22 +225,8 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
             },
             vec![Effect::Refresh],
         )),
-        Request::Stage(ask) => {
-            if let Err(refused) = admit::check_ask(&ask) {
-                return refuse(rest(node), refused);
-            }
-            let resolve = Effect::Resolve {
-                version: ask.version.clone(),
-            };
-            Ok((
-                State::Resolving {
-                    node,
-                    ask,
-                    going: Going::On,
-                },
-                vec![resolve],
-            ))
-        }
+        Request::Stage(ask) => resolve(node, ask, Purpose::Stage),
+        Request::Plan(ask) => resolve(node, ask, Purpose::Plan),
         Request::Cancel | Request::Pause(_) | Request::Resume => {
             refuse(rest(node), Refused::NoSuchJob)
         }
@@ -257,9 +252,25 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
     }
 }
 
+fn resolve(node: Box<Node>, ask: Ask, purpose: Purpose) -> Answer {
+    if let Err(refused) = admit::check_ask(&ask) {
+        return refuse(rest(node), refused);
+    }
+    let version = ask.version.clone();
+    let state = State::Resolving {
+        node,
+        ask,
+        purpose,
+        going: Going::On,
+    };
+    Ok((state, vec![Effect::Resolve { version }]))
+}
+
 fn answer_trial(node: Box<Node>, request: Request) -> Answer {
     match request {
-        Request::Check | Request::Stage(_) => refuse(rest(node), Refused::BootedSlotNotGood),
+        Request::Check | Request::Stage(_) | Request::Plan(_) => {
+            refuse(rest(node), Refused::BootedSlotNotGood)
+        }
         Request::Cancel | Request::Pause(_) | Request::Resume => {
             refuse(rest(node), Refused::NoSuchJob)
         }
@@ -311,9 +322,16 @@ fn answer_last_resort(node: Box<Node>, request: Request) -> Answer {
     match request {
         Request::Stage(Ask {
             force: Force::No, ..
+        })
+        | Request::Plan(Ask {
+            force: Force::No, ..
         }) => refuse(rest(node), Refused::BootedSlotNotGood),
         Request::Check
         | Request::Stage(Ask {
+            force: Force::ByName,
+            ..
+        })
+        | Request::Plan(Ask {
             force: Force::ByName,
             ..
         })
@@ -340,7 +358,7 @@ fn answer_last_resort(node: Box<Node>, request: Request) -> Answer {
 
 fn answer_condemned(node: Box<Node>, request: Request) -> Answer {
     match request {
-        Request::Check | Request::Stage(_) | Request::Rollback { .. } => {
+        Request::Check | Request::Stage(_) | Request::Plan(_) | Request::Rollback { .. } => {
             refuse(rest(node), Refused::BootedSlotNotGood)
         }
         Request::Cancel | Request::Pause(_) | Request::Resume => {
@@ -439,11 +457,18 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
             In::Resolving {
                 node,
                 ask,
+                purpose,
                 going: going @ (Going::On | Going::Paused(_)),
             },
             Report::Resolved(release),
-        ) => resolved(node, &ask, *release, going),
-        (In::Resolving { node, .. }, Report::Ended { result, node: now }) => (
+        ) => match purpose {
+            Purpose::Stage => resolved(node, &ask, *release, going),
+            Purpose::Plan => resolved_to_plan(node, &ask, *release, going),
+        },
+        (
+            In::Resolving { node, .. } | In::Planning { node, .. },
+            Report::Ended { result, node: now },
+        ) => (
             rest(now.unwrap_or(node)),
             vec![Effect::EndJob(outcome(result))],
         ),
@@ -566,6 +591,7 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
         )
         | (
             state @ (In::Settling { .. }
+            | In::Planning { .. }
             | In::Staging { .. }
             | In::Clearing { .. }
             | In::RollingBack { .. }
@@ -596,6 +622,29 @@ fn resolved(node: Box<Node>, ask: &Ask, release: Release, going: Going) -> (Stat
             )
         }
         Ok(Admitted::AlreadyStaged) => (rest(node), vec![Effect::EndJob(Outcome::Done)]),
+        Err(refused) => {
+            let outcome = Outcome::Failed(Failure::from(&refused));
+            (rest(node), vec![Effect::EndJob(outcome)])
+        }
+    }
+}
+
+/// What could not be staged has no plan either. What is staged already has one: it shows
+/// what was found in its place.
+fn resolved_to_plan(
+    node: Box<Node>,
+    ask: &Ask,
+    release: Release,
+    going: Going,
+) -> (State, Vec<Effect>) {
+    match admit::admit(&node, &release, ask.force) {
+        Ok(Admitted::Write(_) | Admitted::AlreadyStaged) => {
+            let survey = Effect::Survey {
+                spare: node.spare.slot,
+                release: Box::new(release),
+            };
+            (State::Planning { node, going }, vec![survey])
+        }
         Err(refused) => {
             let outcome = Outcome::Failed(Failure::from(&refused));
             (rest(node), vec![Effect::EndJob(outcome)])

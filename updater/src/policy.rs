@@ -202,6 +202,7 @@ fn at_rest(state: &State) -> Result<&Node, Held> {
         State::Settling { .. }
         | State::Checking { .. }
         | State::Resolving { .. }
+        | State::Planning { .. }
         | State::Staging { .. }
         | State::Clearing { .. }
         | State::RollingBack { .. }

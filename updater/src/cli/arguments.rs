@@ -46,6 +46,15 @@ pub enum Command {
     Status,
     /// Ask the repository for a newer release
     Check(Check),
+    /// Show what staging a release would take, and by which ways; write nothing
+    #[command(after_help = "\
+Each part of a release (hash tree, root image, kernel image) can come in several ways; the \
+updater takes the cheapest that this server and this node can do.
+
+Examples:
+  bistable plan             what the channel names
+  bistable plan 1.3.0 --json")]
+    Plan(Plan),
     /// Write a release to the spare slot, and arm it for the next reboot
     #[command(after_help = "\
 A first Ctrl-C asks the updater to cancel, which empties the spare slot; a second one leaves \
@@ -127,6 +136,16 @@ pub struct Check {
     /// Exit with 10 if an update is available
     #[arg(long)]
     pub exit_code: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// The release; without it, the one that the channel names
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub version: Option<String>,
+    /// Plan it even if it failed here before, or is below the floor
+    #[arg(long, requires = "version")]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

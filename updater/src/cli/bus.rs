@@ -20,6 +20,11 @@ pub trait Manager {
         version: &str,
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<OwnedObjectPath>;
+    async fn plan(
+        &self,
+        version: &str,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<OwnedObjectPath>;
     async fn proceed(&self) -> zbus::Result<String>;
     async fn reload(&self) -> zbus::Result<()>;
     async fn reboot(&self) -> zbus::Result<()>;

@@ -22,11 +22,11 @@ use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
 use zbus::{Connection, OwnedObjectPath, Variant, connection};
 
-use self::arguments::{Arguments, Check, Command, MarkBad, Stage};
+use self::arguments::{Arguments, Check, Command, MarkBad, Plan, Stage};
 use self::bus::{JobProxy, ManagerProxy};
 use self::failure::CommandError;
 pub use self::failure::Exit;
-use self::model::{Barred, Entry, Job, Listed, Slot, Status};
+use self::model::{Barred, Entry, Job, Listed, Planned, Slot, Status};
 use self::watch::{Display, Watched, watch};
 
 const MANAGER: InterfaceName<'static> =
@@ -112,6 +112,7 @@ impl Session {
                 say.data(output, &status, text::status)?;
             }
             Command::Check(check) => return self.check(check, arguments, output).await,
+            Command::Plan(plan) => return self.plan(plan, arguments, output).await,
             Command::Stage(stage) => return self.stage(stage, arguments, output).await,
             Command::Reboot => {
                 manager.reboot().await?;
@@ -249,7 +250,7 @@ impl Session {
             if let Some(job) = self.current_job().await? {
                 match watch(&self.bus, job, Display::Nothing).await? {
                     Watched::Ended(job) => {
-                        if let Some(exit) = ended(job)? {
+                        if let Some(exit) = ended(*job)? {
                             return Ok(exit);
                         }
                     }
@@ -282,7 +283,7 @@ impl Session {
         // Too short for a bar; in JSON, the answer alone is one object.
         match watch(&self.bus, job, Display::Nothing).await? {
             Watched::Ended(job) => {
-                if let Some(exit) = ended(job)? {
+                if let Some(exit) = ended(*job)? {
                     return Ok(exit);
                 }
             }
@@ -299,6 +300,39 @@ impl Session {
             (Some(_), true) => Ok(Exit::UpdateAvailable),
             _ => Ok(Exit::Done),
         }
+    }
+
+    async fn plan(
+        &self,
+        plan: &Plan,
+        arguments: &Arguments,
+        output: &mut Output<'_>,
+    ) -> Result<Exit, CommandError> {
+        let mut options = HashMap::new();
+        if plan.force {
+            options.insert("force", Variant::from(true));
+        }
+        let version = plan.version.as_deref().unwrap_or_default();
+        let job = self.manager.plan(version, options).await?;
+        let display = match (arguments.json || arguments.quiet, output.screen) {
+            (false, Screen::Terminal) => Display::bar(),
+            // In JSON, the answer alone is one object.
+            (true, _) | (false, Screen::None) => Display::Nothing,
+        };
+        let planned = match watch(&self.bus, job, display).await? {
+            Watched::Ended(job) => job,
+            Watched::Left => return Ok(Exit::Left),
+        };
+        let answer = Planned {
+            version: planned.version.clone(),
+            fetch_bytes: planned.plan_fetch,
+            ways: planned.plan.clone(),
+        };
+        if let Some(exit) = ended(*planned)? {
+            return Ok(exit);
+        }
+        Say { arguments }.data(output, &answer, text::plan)?;
+        Ok(Exit::Done)
     }
 
     async fn stage(
@@ -353,7 +387,7 @@ impl Session {
         };
         match watch(&self.bus, job, display).await? {
             Watched::Ended(job) => {
-                let exit = ended(job)?;
+                let exit = ended(*job)?;
                 if exit.is_some() {
                     Say { arguments }.words(output, "cancelled; the spare slot is empty")?;
                 }

@@ -65,9 +65,38 @@ pub(super) struct Job {
     pub(super) bytes_total: u64,
     /// `caller` or `window`.
     pub(super) paused_by: Option<String>,
+    /// Not a matter of each step.
+    #[serde(skip)]
+    pub(super) plan: Vec<Way>,
+    #[serde(skip)]
+    pub(super) plan_fetch: u64,
     /// `None` while it runs.
     pub(super) result: Option<String>,
     pub(super) error: Option<NamedError>,
+}
+
+/// What staging a release would take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Planned {
+    pub(super) version: Option<String>,
+    pub(super) fetch_bytes: u64,
+    pub(super) ways: Vec<Way>,
+}
+
+/// One way for one part of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Way {
+    pub(super) part: String,
+    pub(super) method: String,
+    pub(super) fetch_bytes: u64,
+    pub(super) requests: u64,
+    pub(super) unpack_bytes: u64,
+    pub(super) copy_bytes: u64,
+    pub(super) zero_bytes: u64,
+    pub(super) kept_bytes: u64,
+    pub(super) write_bytes: u64,
+    pub(super) chosen: bool,
+    pub(super) why_not: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -170,8 +199,32 @@ impl Job {
             bytes_done: properties.number("BytesDone"),
             bytes_total: properties.number("BytesTotal"),
             paused_by: properties.some_text("PausedBy"),
+            plan: properties
+                .dictionaries("Plan")
+                .iter()
+                .map(Way::read)
+                .collect(),
+            plan_fetch: properties.number("PlanFetch"),
             result: properties.some_text("Result"),
             error: properties.error("Error"),
+        }
+    }
+}
+
+impl Way {
+    fn read(fields: &Dictionary) -> Self {
+        Self {
+            part: fields.text("part"),
+            method: fields.text("method"),
+            fetch_bytes: fields.number("fetch_bytes"),
+            requests: fields.number("requests"),
+            unpack_bytes: fields.number("unpack_bytes"),
+            copy_bytes: fields.number("copy_bytes"),
+            zero_bytes: fields.number("zero_bytes"),
+            kept_bytes: fields.number("kept_bytes"),
+            write_bytes: fields.number("write_bytes"),
+            chosen: fields.flag("chosen"),
+            why_not: fields.some_text("why_not"),
         }
     }
 }
@@ -278,6 +331,12 @@ trait Fields {
         let numbers: Option<HashMap<String, u64>> =
             self.value(name).and_then(|value| value.try_into().ok());
         numbers.unwrap_or_default().into_iter().collect()
+    }
+
+    fn dictionaries(&self, name: &str) -> Vec<Dictionary> {
+        self.value(name)
+            .and_then(|value| value.try_into().ok())
+            .unwrap_or_default()
     }
 
     fn error(&self, name: &str) -> Option<NamedError> {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 
 use super::failure::hint_for;
-use super::model::{Barred, Entry, Job, LastRollback, Listed, Slot, Status};
+use super::model::{Barred, Entry, Job, LastRollback, Listed, Planned, Slot, Status};
 use crate::names::ErrorName;
 
 /// How many digits of a root hash a table shows.
@@ -84,6 +84,7 @@ fn state(status: &Status) -> String {
     let meaning = match status.state.as_str() {
         "idle" => "nothing to do",
         "checking" => "asking the repository",
+        "planning" => "looking what a release would take",
         "staging" => "writing a release to the spare slot",
         "clearing" => "emptying the spare slot",
         "staged" => "a release waits for the reboot",
@@ -157,6 +158,7 @@ pub(super) fn phase(phase: &str) -> &str {
     match phase {
         "check" => "reading the metadata",
         "resolve" => "reading the release",
+        "survey" => "comparing with what is here",
         "disarm" => "emptying the spare slot",
         "tree" => "writing the hash tree",
         "root" => "writing the root image",
@@ -180,6 +182,41 @@ fn mebibytes(bytes: u64) -> String {
     const TENTH: u64 = 1024 * 1024 / 10;
     let tenths = bytes / TENTH;
     format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+pub(super) fn plan(planned: &Planned) -> String {
+    let rows = planned.ways.iter().map(|way| {
+        let verdict = match (way.chosen, way.why_not.as_deref()) {
+            (true, _) => "chosen",
+            (false, Some("dearer")) => "costs more",
+            (false, Some("not-published")) => "the publisher made none for this node",
+            (false, Some("no-ranges")) => "the server sends no parts of files",
+            (false, Some("not-here")) => "this node does not have it",
+            (false, Some(other)) => other,
+            (false, None) => "",
+        };
+        // What cannot be done has no cost to show.
+        let possible = way.chosen || way.why_not.as_deref() == Some("dearer");
+        let shown = |text: String| if possible { text } else { "-".to_owned() };
+        [
+            way.part.clone(),
+            way.method.clone(),
+            shown(mebibytes(way.fetch_bytes)),
+            shown(way.requests.to_string()),
+            shown(mebibytes(way.copy_bytes)),
+            shown(mebibytes(way.write_bytes)),
+            verdict.to_owned(),
+        ]
+    });
+    let headers = [
+        "PART", "METHOD", "FETCHED", "REQUESTS", "COPIED", "WRITTEN", "",
+    ];
+    let version = planned.version.as_deref().unwrap_or("the release");
+    let fetched = mebibytes(planned.fetch_bytes);
+    format!(
+        "{}{version} takes {fetched} from the network; nothing was written\n",
+        table(headers, rows)
+    )
 }
 
 pub(super) fn slots(slots: &[Slot]) -> String {

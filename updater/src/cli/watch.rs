@@ -28,7 +28,7 @@ const PERCENT_STEP: u64 = 10;
 /// How a job was shown to its end.
 #[derive(Debug)]
 pub(super) enum Watched {
-    Ended(Job),
+    Ended(Box<Job>),
     /// The one who watched has left; the job goes on.
     Left,
 }
@@ -151,7 +151,7 @@ pub(super) async fn watch(
         let now = Job::read(&properties.get_all(JOB).await.map_err(gone)?);
         display.show(&now)?;
         if now.result.is_some() {
-            return Ok(Watched::Ended(now));
+            return Ok(Watched::Ended(Box::new(now)));
         }
         tokio::select! {
             _ = changes.next() => {}

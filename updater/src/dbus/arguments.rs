@@ -36,6 +36,14 @@ pub(super) fn stage_ask(version: &str, options: &Options<'_>, tries: u32) -> Res
     Ok(ask)
 }
 
+/// Reads what is to be planned: tries mean nothing to it.
+pub(super) fn plan_ask(version: &str, options: &Options<'_>, tries: u32) -> Result<Ask, Refused> {
+    match options.contains_key("tries") {
+        true => Err(unknown("tries")),
+        false => stage_ask(version, options, tries),
+    }
+}
+
 /// Reads why a trial has failed.
 pub(super) fn complaint(reason: &str, details: &Options<'_>) -> Result<Complaint, Refused> {
     let mut complaint = Complaint {

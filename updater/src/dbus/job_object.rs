@@ -10,6 +10,7 @@ use super::values::Dictionary;
 use crate::driver::{Handle, JobWish};
 use crate::job::Job;
 use crate::machine::{Holder, Outcome};
+use crate::plan::{Alternative, Plan, WhyNot};
 
 /// How often progress is told: five times a second is as fast as people read,
 /// and keeps a bus with many listeners quiet.
@@ -85,6 +86,16 @@ impl JobObject {
     }
 
     #[zbus(property)]
+    fn plan(&self) -> Vec<Dictionary> {
+        plan(&self.job.work.borrow().plan)
+    }
+
+    #[zbus(property)]
+    fn plan_fetch(&self) -> u64 {
+        self.job.work.borrow().plan.fetch()
+    }
+
+    #[zbus(property)]
     fn result(&self) -> String {
         result(&self.job).to_owned()
     }
@@ -120,6 +131,33 @@ const fn paused_by(holder: Option<Holder>) -> &'static str {
     }
 }
 
+fn plan(plan: &Plan) -> Vec<Dictionary> {
+    let way = |way: &Alternative| {
+        let why_not = way.why_not.as_ref();
+        HashMap::from([
+            ("part", way.part.as_str().into()),
+            ("method", way.method.as_str().into()),
+            ("fetch_bytes", way.fetch.into()),
+            ("requests", way.requests.into()),
+            ("unpack_bytes", way.unpack.into()),
+            ("copy_bytes", way.copy.into()),
+            ("zero_bytes", way.zero.into()),
+            ("kept_bytes", way.there.into()),
+            ("write_bytes", way.write.into()),
+            ("chosen", way.chosen.into()),
+            (
+                "why_not",
+                why_not
+                    .map(WhyNot::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+                    .into(),
+            ),
+        ])
+    };
+    plan.alternatives.iter().map(way).collect()
+}
+
 fn result(job: &Job) -> &'static str {
     match &*job.outcome.borrow() {
         None => "",
@@ -143,6 +181,8 @@ fn properties(job: &Job) -> Dictionary {
         ("Phase", work.phase.into()),
         ("BytesDone", work.done.into()),
         ("BytesTotal", work.total.into()),
+        ("Plan", plan(&work.plan).into()),
+        ("PlanFetch", work.plan.fetch().into()),
         ("Paused", work.holder.is_some().into()),
         ("PausedBy", paused_by(work.holder).into()),
         ("Result", result(job).into()),

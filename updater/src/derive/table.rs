@@ -466,6 +466,7 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
             | Effect::EndJob(_)
             | Effect::Refresh
             | Effect::Resolve { .. }
+            | Effect::Survey { .. }
             | Effect::CheckRoom { .. }
             | Effect::WriteTree { .. }
             | Effect::WriteRoot { .. }

@@ -27,6 +27,11 @@ pub enum Effect {
     Resolve {
         version: Option<Version>,
     },
+    /// Looks what filling the spare slot would take.
+    Survey {
+        spare: Slot,
+        release: Box<Release>,
+    },
 
     // for the hands: the spare slot
     /// Removes every boot entry but the booted one's, then labels the slot empty.
@@ -167,6 +172,7 @@ impl Effect {
             | Self::EndJob(_)
             | Self::Refresh
             | Self::Resolve { .. }
+            | Self::Survey { .. }
             | Self::Disarm { .. }
             | Self::CheckRoom { .. }
             | Self::WriteTree { .. }
@@ -202,7 +208,8 @@ impl Effect {
     /// everybody; a label, an entry or a verdict must get through on a disk that is busy.
     pub const fn disk_queue(&self) -> DiskQueue {
         match self {
-            Self::WriteTree { .. }
+            Self::Survey { .. }
+            | Self::WriteTree { .. }
             | Self::WriteRoot { .. }
             | Self::ReadBack { .. }
             | Self::WriteKernel { .. }
@@ -241,6 +248,7 @@ impl Effect {
         match self {
             Self::Refresh => "check",
             Self::Resolve { .. } => "resolve",
+            Self::Survey { .. } => "survey",
             Self::Disarm { .. } | Self::CheckRoom { .. } => "disarm",
             Self::WriteTree { .. } => "tree",
             Self::WriteRoot { .. } => "root",
@@ -279,6 +287,7 @@ impl Effect {
             Self::EndJob(_) => "end-job",
             Self::Refresh => "refresh",
             Self::Resolve { .. } => "resolve",
+            Self::Survey { .. } => "survey",
             Self::Disarm { .. } => "disarm",
             Self::CheckRoom { .. } => "check-room",
             Self::WriteTree { .. } => "write-tree",

@@ -142,15 +142,16 @@ fn requests() -> impl Strategy<Value = Request> {
     let ask =
         (prop::option::of(1_u8..8), any::<bool>(), 0_u32..5).prop_map(|(name, force, tries)| {
             let force = if force { Force::ByName } else { Force::No };
-            Request::Stage(Ask {
+            Ask {
                 version: name.map(version),
                 force,
                 tries,
-            })
+            }
         });
     prop_oneof![
         1 => Just(Request::Check),
-        3 => ask,
+        3 => ask.clone().prop_map(Request::Stage),
+        2 => ask.prop_map(Request::Plan),
         2 => Just(Request::Cancel),
         1 => prop_oneof![Just(Holder::Caller), Just(Holder::Window)].prop_map(Request::Pause),
         1 => Just(Request::Resume),
@@ -224,7 +225,9 @@ impl Model {
         }
         let begins = matches!(
             event,
-            Event::Request(Request::Check | Request::Stage(_) | Request::Rollback { .. })
+            Event::Request(
+                Request::Check | Request::Stage(_) | Request::Plan(_) | Request::Rollback { .. }
+            )
         );
         if begins {
             assert!(!self.job, "two jobs at once");
@@ -262,6 +265,7 @@ fn rank(effect: &Effect) -> Option<u32> {
         | Effect::EndJob(_)
         | Effect::Refresh
         | Effect::Resolve { .. }
+        | Effect::Survey { .. }
         | Effect::PutBack { .. }
         | Effect::AskFor { .. }
         | Effect::Demote { .. }
@@ -282,6 +286,7 @@ fn rank(effect: &Effect) -> Option<u32> {
 fn target(effect: &Effect) -> Option<Slot> {
     match effect {
         Effect::Disarm { spare, .. }
+        | Effect::Survey { spare, .. }
         | Effect::WriteTree { spare, .. }
         | Effect::WriteRoot { spare, .. }
         | Effect::ReadBack { spare, .. }
@@ -358,6 +363,7 @@ const fn has_job(state: &State) -> bool {
     match state {
         State::Checking { .. }
         | State::Resolving { .. }
+        | State::Planning { .. }
         | State::Staging { .. }
         | State::Clearing { .. }
         | State::RollingBack { .. }
@@ -386,6 +392,7 @@ const fn rests(state: &State) -> bool {
         State::Settling { .. }
         | State::Checking { .. }
         | State::Resolving { .. }
+        | State::Planning { .. }
         | State::Staging { .. }
         | State::Clearing { .. }
         | State::RollingBack { .. }

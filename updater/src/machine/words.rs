@@ -28,8 +28,11 @@ pub enum State {
     Resolving {
         node: Box<Node>,
         ask: Ask,
+        purpose: Purpose,
         going: Going,
     },
+    /// Looks what filling the spare slot would take, and changes nothing.
+    Planning { node: Box<Node>, going: Going },
     /// Fills the spare slot.
     Staging {
         node: Box<Node>,
@@ -59,6 +62,13 @@ pub enum Going {
     On,
     Paused(Holder),
     Stopping,
+}
+
+/// What a release is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Stage,
+    Plan,
 }
 
 /// Who holds up a piece of work.
@@ -107,6 +117,8 @@ pub enum Event {
 pub enum Request {
     Check,
     Stage(Ask),
+    /// Tells what staging would take.
+    Plan(Ask),
     /// Stops the job at work.
     Cancel,
     /// Holds the job at work up.
@@ -167,6 +179,7 @@ pub const STATES: &[&str] = &[
     "last-resort",
     "condemned",
     "checking",
+    "planning",
     "staging",
     "clearing",
     "rebooting",
@@ -184,6 +197,7 @@ impl State {
             | Self::Condemned { node }
             | Self::Checking { node, .. }
             | Self::Resolving { node, .. }
+            | Self::Planning { node, .. }
             | Self::Staging { node, .. }
             | Self::Clearing { node, .. }
             | Self::RollingBack { node, .. }
@@ -198,6 +212,7 @@ impl State {
         match self {
             Self::Checking { going, .. }
             | Self::Resolving { going, .. }
+            | Self::Planning { going, .. }
             | Self::Staging { going, .. }
             | Self::RollingBack { going, .. } => Some(*going),
             Self::Settling { .. }
@@ -231,7 +246,17 @@ impl State {
             Self::LastResort { .. } => "last-resort",
             Self::Condemned { .. } => "condemned",
             Self::Checking { .. } => "checking",
-            Self::Resolving { .. } | Self::Staging { .. } | Self::RollingBack { .. } => "staging",
+            Self::Planning { .. }
+            | Self::Resolving {
+                purpose: Purpose::Plan,
+                ..
+            } => "planning",
+            Self::Resolving {
+                purpose: Purpose::Stage,
+                ..
+            }
+            | Self::Staging { .. }
+            | Self::RollingBack { .. } => "staging",
             Self::Clearing { .. } => "clearing",
             Self::Forgiving { node } => rest(node.clone()).name(),
             Self::Rebooting { .. } => "rebooting",

@@ -258,6 +258,27 @@ fn metrics_are_printed_as_they_are() {
 }
 
 #[test]
+fn a_plan_is_one_table_for_people_and_one_object_for_machines() {
+    let node = Node::start();
+    let ran = node.run(&["plan", "2"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("chosen"), "{ran:?}");
+    assert!(
+        ran.out
+            .ends_with("2 takes 11.4 MiB from the network; nothing was written\n"),
+        "{ran:?}"
+    );
+    let ran = node.run(&["plan", "2", "--json"]);
+    let [plan] = &ran.json()[..] else {
+        panic!("{ran:?}")
+    };
+    assert_eq!(plan["version"], "2");
+    assert_eq!(plan["fetch_bytes"], 12_000_000);
+    assert_eq!(plan["ways"][0]["method"], "patch");
+    assert_eq!(plan["ways"][0]["requests"], 7);
+}
+
+#[test]
 fn proceed_waits_for_the_check_and_says_what_it_led_to() {
     let node = Node::start();
     let ran = node.run(&["proceed"]);

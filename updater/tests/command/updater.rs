@@ -161,6 +161,15 @@ impl Manager {
         Ok(self.begin("stage", version, bus).await)
     }
 
+    async fn plan(
+        &mut self,
+        version: &str,
+        _options: HashMap<String, Variant<'_>>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> ObjectPath<'static> {
+        self.begin("plan", version, bus).await
+    }
+
     /// As a node that was told to stage what is new, and has done so.
     async fn proceed(&mut self, #[zbus(connection)] bus: &Connection) -> &'static str {
         if self.jobs == 0 {
@@ -409,6 +418,22 @@ impl Job {
     async fn resume(&mut self, #[zbus(signal_emitter)] emitter: SignalEmitter<'_>) {
         self.paused_by = "";
         self.paused_by_changed(&emitter).await.unwrap();
+    }
+
+    #[zbus(property)]
+    fn plan(&self) -> Vec<Dictionary> {
+        vec![HashMap::from([
+            ("part", "root".to_owned().into()),
+            ("method", "patch".to_owned().into()),
+            ("fetch_bytes", 12_000_000_u64.into()),
+            ("requests", 7_u64.into()),
+            ("chosen", true.into()),
+        ])]
+    }
+
+    #[zbus(property)]
+    fn plan_fetch(&self) -> u64 {
+        12_000_000
     }
 
     #[zbus(property)]

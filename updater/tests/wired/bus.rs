@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use partition_layout::Slot;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -595,5 +596,70 @@ async fn proceeding_tells_what_was_begun_or_why_nothing() {
     assert_eq!(text(&properties, "Held"), "window-closed");
     assert!(text(&properties, "HeldMessage").contains("2027-01-18 22:00 UTC"));
     assert_eq!(number(&properties, "NextWindow"), 1_800_309_600_000_000);
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn a_plan_shows_the_ways_that_a_stage_then_takes_and_changes_nothing() {
+    let stand = Stand::new().await;
+    let manager = stand.manager().await;
+    let (slots, spare) = ([Slot::A, Slot::B], stand.node.entry_names());
+    let before = slots.map(|slot| stand.node.slot_bytes(slot));
+    let plan = async |path: &str| {
+        let mut view = stand.daemon.handle.follow();
+        answered(view.wait_for(|view| view.current_job.is_none()))
+            .await
+            .unwrap();
+        let properties = stand.properties(path, JOB).await;
+        assert_eq!(text(&properties, "Result"), "done");
+        let fetch = number(&properties, "PlanFetch");
+        let ways = properties["Plan"].try_clone().unwrap();
+        (
+            fetch,
+            Vec::<HashMap<String, OwnedVariant>>::try_from(ways).unwrap(),
+        )
+    };
+    let chosen = |ways: &[HashMap<String, OwnedVariant>], part: &str| {
+        let of_part = ways.iter().filter(|way| text(way, "part") == part);
+        let mut chosen = of_part.filter(|way| bool::try_from(&way["chosen"]) == Ok(true));
+        chosen.next().map(|way| text(way, "method"))
+    };
+    let path = manager.plan("2", HashMap::new()).await.unwrap();
+    let (fetch, ways) = plan(&path).await;
+    assert_eq!(text(&stand.properties(&path, JOB).await, "Kind"), "plan");
+    assert!(fetch >= 300 * 4096, "{fetch}");
+    assert!(chosen(&ways, "root").is_some() && chosen(&ways, "uki").is_some());
+    let dearer = ways
+        .iter()
+        .find(|way| text(way, "why_not") == "not-published");
+    assert_eq!(text(dearer.unwrap(), "part"), "root");
+    assert_eq!(slots.map(|slot| stand.node.slot_bytes(slot)), before);
+    assert_eq!(stand.node.entry_names(), spare);
+    assert_eq!(text(&stand.manager_properties().await, "State"), "idle");
+
+    let path = manager.stage("2", HashMap::new()).await.unwrap();
+    let (_, taken) = plan(&path).await;
+    for part in ["root", "uki"] {
+        assert_eq!(chosen(&taken, part), chosen(&ways, part), "{part}");
+    }
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_staged_cannot_be_planned() {
+    let stand = Stand::new().await;
+    let manager = stand.manager().await;
+    let tries = HashMap::from([("tries", Variant::from(2_u32))]);
+    let error = manager.plan("2", tries).await.unwrap_err();
+    assert_eq!(error_name(error), "io.bistable.Error.BadArgument");
+    let path = manager.plan("1", HashMap::new()).await.unwrap();
+    let mut view = stand.daemon.handle.follow();
+    answered(view.wait_for(|view| view.current_job.is_none()))
+        .await
+        .unwrap();
+    let properties = stand.properties(&path, JOB).await;
+    let error = properties["Error"].try_clone().unwrap();
+    let (name, _) = <(String, String)>::try_from(error).unwrap();
+    assert_eq!(name, "io.bistable.Error.AlreadyBooted");
     stand.stop().await;
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::super::model::{Held, NamedError};
+use super::super::model::{Held, NamedError, Way};
 use super::*;
 
 fn at(text: &str) -> Option<Timestamp> {
@@ -36,6 +36,8 @@ fn staging() -> Job {
         bytes_done: 58_720_256,
         bytes_total: 220_200_960,
         paused_by: None,
+        plan: vec![],
+        plan_fetch: 0,
         result: None,
         error: None,
     }
@@ -108,6 +110,36 @@ fn what_a_node_waits_for_is_told() {
         ..idle()
     };
     insta::assert_snapshot!(status(&waiting));
+}
+
+#[test]
+fn a_plan_is_a_table_of_ways_with_the_chosen_one_and_why_not_the_others() {
+    let way = |part: &str, method: &str, fetch_bytes, requests, why_not: &str| Way {
+        part: part.to_owned(),
+        method: method.to_owned(),
+        fetch_bytes,
+        requests,
+        unpack_bytes: 0,
+        copy_bytes: 84_000_000,
+        zero_bytes: 4096,
+        kept_bytes: 0,
+        write_bytes: 105_000_000,
+        chosen: why_not.is_empty(),
+        why_not: Some(why_not.to_owned()).filter(|why| !why.is_empty()),
+    };
+    let planned = Planned {
+        version: Some("1.3.0".to_owned()),
+        fetch_bytes: 23_000_000,
+        ways: vec![
+            way("root", "ranges", 26_400_000, 44, "dearer"),
+            way("root", "whole", 105_000_000, 1, "dearer"),
+            way("root", "packed", 0, 0, "not-published"),
+            way("root", "patch", 22_000_000, 12, ""),
+            way("uki", "local", 0, 0, "not-here"),
+            way("uki", "whole", 11_700_000, 1, ""),
+        ],
+    };
+    insta::assert_snapshot!(plan(&planned));
 }
 
 #[test]
