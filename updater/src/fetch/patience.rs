@@ -44,7 +44,7 @@ impl Patience {
     pub(crate) fn with_another(&self) -> Self {
         Self {
             connect: self.connect.min(Duration::from_secs(5)),
-            idle: self.idle.min(Duration::from_secs(15)),
+            idle: self.idle.min(Duration::from_secs(10)),
             stall: self.stall.min(Duration::from_secs(30)),
             retries: self.retries.min(2),
             ..self.clone()

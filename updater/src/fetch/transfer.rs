@@ -159,6 +159,10 @@ impl Transfer {
                 }
                 Err(Broken::Unheard) => return Err(Over),
                 Err(Broken::GiveUp(error)) => return self.fail(error).await,
+                // Nobody blames a server for what it does during a pause.
+                Err(Broken::TryAgain(_)) if self.line.stop.is_paused() => {
+                    self.line.stop.resumed().await;
+                }
                 Err(Broken::TryAgain(error)) => self.wait(error).await?,
             }
         }
