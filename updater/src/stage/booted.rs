@@ -8,7 +8,7 @@ use release::limits::BLOCK_SIZE;
 use verity::{HashArea, HashType, Match, ReadAt, VerifiedTree};
 
 use super::index::{BlockDigest, Index};
-use super::medium::Medium;
+use super::medium::{Medium, TreeMedium};
 use super::{block_size, len, memory};
 use crate::ports::{Part, Slots};
 use crate::refusal::Chain;
@@ -18,7 +18,7 @@ use crate::refusal::Chain;
 #[derive(Debug)]
 pub(super) struct Booted<'a, D> {
     root: Medium<'a, D>,
-    tree: VerifiedTree<Medium<'a, D>>,
+    tree: VerifiedTree<TreeMedium<'a, D>>,
     root_hash: RootHash,
 }
 
@@ -30,7 +30,7 @@ impl<'a, D: Slots> Booted<'a, D> {
         let view = device.view();
         let view = view.inspect_err(|error| complain(error)).ok()?;
         let room = view.slot(slot)?.root_len;
-        let medium = Medium::new(device, slot, Part::Verity);
+        let medium = TreeMedium::new(device, slot);
         let area = HashArea::read(&medium, 0);
         let area = area.inspect_err(|error| complain(error)).ok()?;
         let (params, wanted) = (area.params(), &release.verity);

@@ -37,7 +37,7 @@ use sha2::{Digest as _, Sha256};
 use verity::{CompareError, HashArea, Match, ReadAreaError, Stretch, VerifiedTree};
 
 pub(crate) use self::frames::{FrameTarget, Frames};
-use self::medium::Medium;
+use self::medium::{Medium, TreeMedium};
 pub(crate) use self::recipe::Recipe;
 pub(crate) use self::ways::PackInUse;
 use crate::meter::Meter;
@@ -138,7 +138,7 @@ impl<D: Slots + Pace, N: Fetch> Bench<'_, D, N> {
     ) -> Result<(), StageError> {
         // Not the whole bench: the network is no other thread's.
         let (device, meter, stop) = (self.device, self.meter, self.stop);
-        let medium = Medium::new(device, slot, Part::Verity);
+        let medium = TreeMedium::new(device, slot);
         let area =
             HashArea::read(&medium, 0).map_err(|source| StageError::NoTree { slot, source })?;
         look(&area)?;
@@ -223,8 +223,8 @@ fn open_tree<'a, D: Slots>(
     device: &'a D,
     slot: Slot,
     release: &Release,
-) -> Result<VerifiedTree<Medium<'a, D>>, StageError> {
-    let medium = Medium::new(device, slot, Part::Verity);
+) -> Result<VerifiedTree<TreeMedium<'a, D>>, StageError> {
+    let medium = TreeMedium::new(device, slot);
     let area = HashArea::read(&medium, 0).map_err(|source| match source {
         ReadAreaError::Read { .. } => StageError::NoTree { slot, source },
         ReadAreaError::Superblock { .. } | ReadAreaError::Area { .. } => {

@@ -6,7 +6,7 @@ use partition_layout::Slot;
 use release::limits::BLOCK_SIZE;
 use verity::{Match, TreeError, VerifiedTree};
 
-use super::medium::Medium;
+use super::medium::TreeMedium;
 use super::survey::{Class, Survey};
 use super::{CHUNK, Source, block_size, len, memory, step, write};
 use crate::meter::Meter;
@@ -21,7 +21,7 @@ pub(super) struct Target<'a, D> {
     pub(super) meter: &'a Meter,
     pub(super) stop: &'a Stop,
     pub(super) root_hash: RootHash,
-    pub(super) tree: VerifiedTree<Medium<'a, D>>,
+    pub(super) tree: VerifiedTree<TreeMedium<'a, D>>,
     pub(super) survey: Survey,
     /// The last block that was offered and is another.
     pub(super) refused: Option<u64>,
