@@ -57,7 +57,7 @@ pub struct Config {
     pub scrub: Scrub,
 }
 
-/// What a node does that was told nothing: nothing.
+/// What a node does that was told nothing: it looks after its own disk.
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -69,7 +69,7 @@ impl Default for Config {
             automatic: Automatic::Off,
             windows: Windows::default(),
             bandwidth: None,
-            scrub: Scrub::Off,
+            scrub: Scrub::Weekly,
         }
     }
 }

@@ -235,6 +235,10 @@ impl<C: Clock> Head<C> {
             | Request::MarkGood
             | Request::MarkBad(_)
             | Request::Forgive { .. } => None,
+            Request::Mend(_) => {
+                let version = self.state().node().booted.version.clone();
+                Some((JobKind::Mend, Some(version)))
+            }
         };
         let effects = match self.step(Event::Request(request)) {
             Ok(effects) => effects,

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use partition_layout::{BootEntry, Counter, Slot, Version};
+use partition_layout::{BootEntry, Counter, RootHash, Slot, Version};
 
 use crate::asker::Asker;
 use crate::derive;
-use crate::history::{self, HistoryLine};
+use crate::history::{self, Happened, HistoryLine};
 use crate::journal;
 use crate::machine::{Blame, Effect, Note, Report, Stopped};
 use crate::meter::Meter;
@@ -25,6 +25,7 @@ use crate::ports::{
 use crate::pstore::{self, Dump};
 use crate::records::{self, Barred, GateVerdict, RecordError, Rollback, Trial};
 use crate::refusal::{Chain, Failure};
+use crate::scrub::mend::{MendError, Mended, Mender};
 use crate::stage::Bench;
 use crate::stage_error::StageError;
 use crate::totals;
@@ -226,6 +227,13 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             Effect::PutBack { entry } => put_back(device, entry),
             Effect::AskFor { entry } => ask_for(device, entry, Way::OneShot),
 
+            Effect::Mend {
+                booted,
+                version,
+                root_hash,
+                blocks,
+            } => self.mend((*booted, version, *root_hash), blocks, order),
+
             Effect::Demote { entry } => {
                 let done = entry.counter.map_or(0, |counter| counter.done);
                 rename(device, entry, &counted(&entry.version, 0, done))
@@ -285,6 +293,53 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             network: &mut self.network,
             meter: &order.meter,
             stop: &order.stop,
+        }
+    }
+
+    fn mend(
+        &mut self,
+        (booted, version, root_hash): (Slot, &Version, RootHash),
+        blocks: &[u64],
+        order: &Order,
+    ) -> Result<(), Stopped> {
+        let mut mender = Mender {
+            device: &self.device,
+            network: &mut self.network,
+            meter: &order.meter,
+            stop: &order.stop,
+            booted,
+            version,
+            root_hash,
+        };
+        let (event, message, failure) = match mender.mend(blocks) {
+            Ok(mended) if mended == Mended::default() => return Ok(()),
+            Ok(mended) if mended.lost.is_empty() => (Happened::Mended, mended.describe(), None),
+            Ok(mended) => {
+                let message = mended.describe();
+                let failure = Failure {
+                    name: ErrorName::ReadBackMismatch,
+                    message: message.clone(),
+                };
+                (Happened::Rotten, message, Some(failure))
+            }
+            Err(MendError::Stopped) => return Err(Stopped::Asked),
+            Err(error) => {
+                let failure = Failure::new(ErrorName::ReadBackMismatch, &error);
+                (Happened::Rotten, failure.message.clone(), Some(failure))
+            }
+        };
+        let note = Note {
+            event,
+            version: version.clone(),
+            root_hash,
+            slot: Some(booted),
+            message,
+            error: failure.as_ref().map(|failure| failure.name),
+        };
+        let noted = self.remember(&note, order);
+        match failure {
+            Some(failure) => Err(Stopped::Failed(failure)),
+            None => noted,
         }
     }
 

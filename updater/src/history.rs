@@ -124,11 +124,13 @@ pub enum Happened {
     Bad,
     RolledBack,
     Forgiven,
+    Mended,
+    Rotten,
 }
 
 impl Happened {
     /// Everything that can happen.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Staged,
         Self::StageFailed,
         Self::StageCancelled,
@@ -137,6 +139,8 @@ impl Happened {
         Self::Bad,
         Self::RolledBack,
         Self::Forgiven,
+        Self::Mended,
+        Self::Rotten,
     ];
 
     /// Returns the word on the bus and in the file.
@@ -150,6 +154,8 @@ impl Happened {
             Self::Bad => "bad",
             Self::RolledBack => "rolled-back",
             Self::Forgiven => "forgiven",
+            Self::Mended => "mended",
+            Self::Rotten => "rotten",
         }
     }
 
@@ -164,6 +170,8 @@ impl Happened {
             Self::Bad => "93aa548ff9e6425eb64a2ddcaf06d1c7",
             Self::RolledBack => "a5af3c657e9d48f992b06f4d1136fbda",
             Self::Forgiven => "a8d0fd587b9544d69206e2206773d5bf",
+            Self::Mended => "514e7c0ed6ec4200aeae66bb1df4d3c0",
+            Self::Rotten => "157285a31bf4473b9873a760905142cb",
         }
     }
 }

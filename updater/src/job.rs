@@ -16,6 +16,8 @@ pub enum JobKind {
     Plan,
     Stage,
     Rollback,
+    /// Of the booted image's rotten blocks.
+    Mend,
 }
 
 impl JobKind {
@@ -26,6 +28,7 @@ impl JobKind {
             Self::Plan => "plan",
             Self::Stage => "stage",
             Self::Rollback => "rollback",
+            Self::Mend => "mend",
         }
     }
 }
@@ -75,7 +78,10 @@ impl RunningJob {
             windows: match (&asker, kind) {
                 (Asker::Policy, JobKind::Stage) => Windows::Heeded,
                 // A check is allowed at any time, and a caller knows the time.
-                (Asker::Policy, JobKind::Check | JobKind::Plan | JobKind::Rollback)
+                (
+                    Asker::Policy,
+                    JobKind::Check | JobKind::Plan | JobKind::Rollback | JobKind::Mend,
+                )
                 | (Asker::Updater | Asker::Caller { .. }, _) => Windows::Ignored,
             },
             asker,

@@ -36,6 +36,7 @@ pub mod observe;
 pub mod pace;
 pub mod plan;
 pub mod ports;
+pub mod scrub;
 pub mod stage;
 pub mod stage_error;
 pub mod tally;

@@ -117,7 +117,8 @@ fn answer(state: State, request: Request) -> Answer {
             | Request::Rollback { .. }
             | Request::MarkGood
             | Request::MarkBad(_)
-            | Request::Forgive { .. } => refuse(state, Refused::Busy),
+            | Request::Forgive { .. }
+            | Request::Mend(_) => refuse(state, Refused::Busy),
         },
         In::Settling { .. } | In::Marking { job: Job::None, .. } | In::Forgiving { .. } => {
             busy_without_job(state, &request)
@@ -134,7 +135,8 @@ fn answer(state: State, request: Request) -> Answer {
             | Request::Rollback { .. }
             | Request::MarkGood
             | Request::MarkBad(_)
-            | Request::Forgive { .. } => busy_without_job(state, &request),
+            | Request::Forgive { .. }
+            | Request::Mend(_) => busy_without_job(state, &request),
         },
     }
 }
@@ -149,7 +151,8 @@ fn busy_without_job(state: State, request: &Request) -> Answer {
         | Request::Rollback { .. }
         | Request::MarkGood
         | Request::MarkBad(_)
-        | Request::Forgive { .. } => refuse(state, Refused::Busy),
+        | Request::Forgive { .. }
+        | Request::Mend(_) => refuse(state, Refused::Busy),
     }
 }
 
@@ -177,7 +180,8 @@ fn answer_at_work(state: State, request: Request) -> Answer {
         | Request::Plan(_)
         | Request::Reboot(_)
         | Request::Rollback { .. }
-        | Request::Forgive { .. } => refuse(state, Refused::Busy),
+        | Request::Forgive { .. }
+        | Request::Mend(_) => refuse(state, Refused::Busy),
     }
 }
 
@@ -249,6 +253,7 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
         Request::MarkGood => Ok((rest(node), vec![])),
         Request::MarkBad(_) => refuse(rest(node), Refused::NotInTrial),
         Request::Forgive { root_hash } => forgive(node, root_hash),
+        Request::Mend(blocks) => mend(node, blocks),
     }
 }
 
@@ -268,7 +273,7 @@ fn resolve(node: Box<Node>, ask: Ask, purpose: Purpose) -> Answer {
 
 fn answer_trial(node: Box<Node>, request: Request) -> Answer {
     match request {
-        Request::Check | Request::Stage(_) | Request::Plan(_) => {
+        Request::Check | Request::Stage(_) | Request::Plan(_) | Request::Mend(_) => {
             refuse(rest(node), Refused::BootedSlotNotGood)
         }
         Request::Cancel | Request::Pause(_) | Request::Resume => {
@@ -325,7 +330,8 @@ fn answer_last_resort(node: Box<Node>, request: Request) -> Answer {
         })
         | Request::Plan(Ask {
             force: Force::No, ..
-        }) => refuse(rest(node), Refused::BootedSlotNotGood),
+        })
+        | Request::Mend(_) => refuse(rest(node), Refused::BootedSlotNotGood),
         Request::Check
         | Request::Stage(Ask {
             force: Force::ByName,
@@ -358,9 +364,11 @@ fn answer_last_resort(node: Box<Node>, request: Request) -> Answer {
 
 fn answer_condemned(node: Box<Node>, request: Request) -> Answer {
     match request {
-        Request::Check | Request::Stage(_) | Request::Plan(_) | Request::Rollback { .. } => {
-            refuse(rest(node), Refused::BootedSlotNotGood)
-        }
+        Request::Check
+        | Request::Stage(_)
+        | Request::Plan(_)
+        | Request::Rollback { .. }
+        | Request::Mend(_) => refuse(rest(node), Refused::BootedSlotNotGood),
         Request::Cancel | Request::Pause(_) | Request::Resume => {
             refuse(rest(node), Refused::NoSuchJob)
         }
@@ -389,6 +397,21 @@ fn forgive(node: Box<Node>, root_hash: RootHash) -> Answer {
         State::Forgiving { node },
         vec![Effect::Forgive { root_hash }, Effect::Remember(note)],
     ))
+}
+
+/// It is the repository that is asked, for what the spare slot does not have.
+fn mend(node: Box<Node>, blocks: Vec<u64>) -> Answer {
+    let mend = Effect::Mend {
+        booted: node.booted.slot,
+        version: node.booted.version.clone(),
+        root_hash: node.booted.root_hash,
+        blocks,
+    };
+    let checking = State::Checking {
+        node,
+        going: Going::On,
+    };
+    Ok((checking, vec![mend]))
 }
 
 fn roll_back(node: Box<Node>, reason: String) -> Answer {

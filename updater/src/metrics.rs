@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use self::page::{Kind, Page};
 use crate::driver::{Handle, View};
@@ -19,6 +20,7 @@ use crate::history::Happened;
 use crate::machine::STATES;
 use crate::node::SlotStatus;
 use crate::pace::Rests;
+use crate::scrub::keeper::Progress;
 
 /// Where the file lies.
 pub const FILE: &str = "/run/bistable/metrics.prom";
@@ -31,17 +33,29 @@ const STALE: Duration = Duration::from_secs(60);
 pub struct Metrics {
     handle: Handle,
     rests: Rests,
+    scrub: watch::Receiver<Progress>,
 }
 
 impl Metrics {
     /// Takes them from the head behind `handle`, and from the pace of its hands.
-    pub const fn new(handle: Handle, rests: Rests) -> Self {
-        Self { handle, rests }
+    pub fn new(handle: Handle, rests: Rests) -> Self {
+        let (_, scrub) = watch::channel(Progress::default());
+        Self {
+            handle,
+            rests,
+            scrub,
+        }
+    }
+
+    /// Takes those of the reading of the booted image as well.
+    #[must_use]
+    pub fn beside(self, scrub: watch::Receiver<Progress>) -> Self {
+        Self { scrub, ..self }
     }
 
     /// Returns the numbers as they are now.
     pub fn text(&self) -> String {
-        render(&self.handle.view(), &self.rests)
+        render(&self.handle.view(), &self.rests, &self.scrub.borrow())
     }
 
     /// Keeps them in a file. Ends when the head does.
@@ -80,11 +94,12 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Shows a node. Pure.
-fn render(view: &View, rests: &Rests) -> String {
+fn render(view: &View, rests: &Rests, scrub: &Progress) -> String {
     let mut page = Page::default();
     releases(&mut page, view);
     events(&mut page, view);
     work(&mut page, view, rests);
+    reading(&mut page, scrub);
     page.finish()
 }
 
@@ -241,6 +256,26 @@ fn work(page: &mut Page, view: &View, rests: &Rests) {
     let help = "How long work has rested since others waited for the disk or for memory.";
     page.family("bistable_pace_rest_seconds_total", Kind::Counter, help)
         .seconds(&[], rests.time());
+}
+
+fn reading(page: &mut Page, scrub: &Progress) {
+    let help = "Blocks of the booted image that is read in the background; 0 before the first reading of this boot.";
+    page.family("bistable_scrub_size_blocks", Kind::Gauge, help)
+        .sample(&[], scrub.blocks);
+    let help = "Blocks of it that were read.";
+    page.family("bistable_scrub_done_blocks", Kind::Gauge, help)
+        .sample(&[], scrub.next);
+    let help = "Blocks of it that were rotten when they were read.";
+    page.family("bistable_scrub_rotten_blocks", Kind::Gauge, help)
+        .sample(&[], scrub.rotten);
+    let mut finished = page.family(
+        "bistable_scrub_finished_timestamp_seconds",
+        Kind::Gauge,
+        "When the booted image was last read to its end.",
+    );
+    if let Some(when) = scrub.finished {
+        finished.seconds(&[], since_1970(when));
+    }
 }
 
 /// A clock before 1970 reads 0.

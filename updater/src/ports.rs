@@ -26,6 +26,7 @@ use release::{Blob, Channel, Release};
 use tokio::sync::watch;
 
 use crate::pstore::DumpFile;
+use crate::scrub::proven::Proven;
 
 /// A cause that another library made.
 pub type Cause = Box<dyn Error + Send + Sync + 'static>;
@@ -367,7 +368,7 @@ impl DiskView {
 
 /// The partitions of the slots. Methods take `&self`, so that the tree can be
 /// read while the image is written; an implementation refuses every write to
-/// the booted slot.
+/// the booted slot but [`Slots::mend`].
 pub trait Slots: Send + Sync {
     /// Reads the partition table and finds the booted slot.
     fn view(&self) -> io::Result<DiskView>;
@@ -388,6 +389,11 @@ pub trait Slots: Send + Sync {
     /// Labels the three partitions of `slot`, `None` meaning empty. On return
     /// the change has reached the disk.
     fn relabel(&self, slot: Slot, held: Option<(&Version, &RootHash)>) -> io::Result<()>;
+
+    /// Writes one block of the booted slot's root image: the one exception, and only for what that
+    /// image's own tree has proved. An implementation refuses any other slot, and any other image than
+    /// the one that runs. On return the block has reached the medium.
+    fn mend(&self, booted: Slot, proven: &Proven) -> io::Result<()>;
 }
 
 /// Where a thread stands in the disk's queue.
@@ -485,6 +491,8 @@ pub enum Record {
     Verdict,
     /// Counts that go on from boot to boot.
     Totals,
+    /// How far the booted image was read in the background.
+    Reading,
     /// The boots that have reached userspace; systemd-tmpfiles adds a line for
     /// each, and the daemon shortens it.
     Boots,

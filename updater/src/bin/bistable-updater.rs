@@ -20,6 +20,7 @@ use updater::metrics::{self, Metrics};
 use updater::network::{NamedRepository, RemoteRepository};
 use updater::observe::ObserveError;
 use updater::refusal::Chain;
+use updater::scrub::keeper::Keeper;
 use updater::settings::{self, Settings};
 use updater::trust::{self, TrustedReleases};
 use updater::{backstop, dbus, journal};
@@ -147,8 +148,10 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
         .map_err(DaemonError::Client)?
     };
     let mut changes = config.subscribe();
-    let node = ThisNode::find(paths, bus.clone()).map_err(DaemonError::Disk)?;
+    let node = ThisNode::find(paths.clone(), bus.clone()).map_err(DaemonError::Disk)?;
     let rests = node.rests();
+    // Beside the hands, which have other things to do.
+    let reader = ThisNode::find(paths, bus.clone()).map_err(DaemonError::Disk)?;
 
     let (handle, head) = driver::start(node, network, SystemClock, rules, machine_id)
         .await
@@ -160,7 +163,8 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
     }
 
     let settings = Settings::new(sources, config, handle.clone());
-    let metrics = Metrics::new(handle.clone(), rests);
+    let scrub = Keeper::new(reader, SystemClock, handle.clone());
+    let metrics = Metrics::new(handle.clone(), rests).beside(scrub.progress());
     let manager = dbus::Manager::new(handle.clone(), settings.clone(), metrics.clone());
     bus.object_server()
         .at(dbus::MANAGER_PATH, manager)
@@ -175,6 +179,10 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
         .map_err(DaemonError::Bus)?;
     sd_notify::notify(&[NotifyState::Ready]).map_err(DaemonError::Notify)?;
     let reporter = tokio::spawn(report_to_systemd(handle.clone()));
+    let scrubber = {
+        let config = changes.clone();
+        tokio::spawn(scrub.keep(move || config.borrow().scrub.every()))
+    };
     let keeper = tokio::spawn(async move { metrics.keep(Path::new(metrics::FILE)).await });
     let watcher = {
         let handle = handle.clone();
@@ -216,7 +224,7 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
             head.await
         }
     };
-    for helper in [reporter, keeper, reloader, timekeeper, throttler] {
+    for helper in [reporter, keeper, scrubber, reloader, timekeeper, throttler] {
         helper.abort();
     }
     how_it_ended(ended)

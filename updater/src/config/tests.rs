@@ -57,7 +57,7 @@ automatic = \"reboot\"
 repository = \"https://none/\"
 mirrors = [\"https://one/\", \"/srv/two b\"]
 bandwidth = \"20 MiB/s\"
-scrub = \"weekly\"
+scrub = \"monthly\"
 
 [[window]]
 days = [\"mon\", \"sat\"]
@@ -79,7 +79,7 @@ to = \"24:00\"
         ["https://none/", "https://one/", "file:///srv/two%20b/"]
     );
     assert_eq!(config.bandwidth, Bandwidth::parse("20 MiB/s").ok());
-    assert_eq!(config.scrub, Scrub::Weekly);
+    assert_eq!(config.scrub, Scrub::Monthly);
     // A Tuesday: the first window opens on Mondays and Saturdays only.
     let at = |text: &str| config.windows.is_open(text.parse().unwrap());
     assert!(at("2026-11-24T01:00:00+01:00"));

@@ -474,6 +474,7 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
             | Effect::Label { .. }
             | Effect::WriteKernel { .. }
             | Effect::CheckWhole { .. }
+            | Effect::Mend { .. }
             | Effect::RecordTrial { .. }
             | Effect::Arm { .. }
             | Effect::Rearm { .. }

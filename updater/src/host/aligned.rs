@@ -38,6 +38,15 @@ impl Direct {
         Self::open(OpenOptions::new().read(true).write(true), flags, path)
     }
 
+    /// Opens a block device for reading and writing beside whoever holds it.
+    pub(super) fn open_beside(path: &Path) -> io::Result<Self> {
+        Self::open(
+            OpenOptions::new().read(true).write(true),
+            OFlags::DIRECT,
+            path,
+        )
+    }
+
     fn open(options: &mut OpenOptions, flags: OFlags, path: &Path) -> io::Result<Self> {
         let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
         let file = options.custom_flags(flags).open(path)?;

@@ -12,6 +12,7 @@ use super::Paths;
 use super::aligned::Direct;
 use super::sysfs::{PartitionPath, RootDevice};
 use crate::ports::{DiskView, Part, SlotOnDisk};
+use crate::scrub::proven::Proven;
 
 /// A disk's own cache takes more than a whole image. Emptied only at the end, it would
 /// hold up whoever else syncs then: it is emptied for all at once.
@@ -160,6 +161,26 @@ impl Disk {
         result
     }
 
+    /// The device-mapper holds the partition and asks it for a block whenever somebody reads one, past
+    /// the partition's own page cache, which nobody fills; of a block that it refused, the file system
+    /// above keeps nothing. So the next reader gets what is written here, or, after a power cut in the
+    /// middle of it, a block that is rotten as before. Nothing but the bytes that the tree proves can be
+    /// written, so that whoever reads meanwhile gets them or is refused, too.
+    pub(super) fn mend(&self, slot: Slot, proven: &Proven) -> io::Result<()> {
+        let layout = self.layout()?;
+        let is_running = *proven.root_hash() == self.booted_root_hash()?;
+        let partitions = layout.slot(slot);
+        let Some(partitions) = partitions.filter(|_| is_running) else {
+            return Err(refused(slot));
+        };
+        if self.booted(&layout)? != slot {
+            return Err(refused(slot));
+        }
+        let mut device = Direct::open_beside(&self.path_of(&partitions.root)?)?;
+        device.write(proven.offset(), proven.bytes())?;
+        device.sync()
+    }
+
     pub(super) fn relabel(
         &self,
         slot: Slot,
@@ -242,4 +263,9 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+fn refused(slot: Slot) -> io::Error {
+    let message = format!("slot {slot} does not hold the image that runs");
+    io::Error::new(io::ErrorKind::PermissionDenied, message)
 }

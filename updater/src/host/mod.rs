@@ -40,6 +40,7 @@ use crate::ports::{
     Stop, Stopped,
 };
 use crate::pstore::DumpFile;
+use crate::scrub::proven::Proven;
 
 /// Where the real node's parts lie.
 #[derive(Debug, Clone)]
@@ -152,6 +153,10 @@ impl Slots for ThisNode {
 
     fn relabel(&self, slot: Slot, held: Option<(&Version, &RootHash)>) -> io::Result<()> {
         self.disk.relabel(slot, held)
+    }
+
+    fn mend(&self, booted: Slot, proven: &Proven) -> io::Result<()> {
+        self.disk.mend(booted, proven)
     }
 }
 

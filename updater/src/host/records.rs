@@ -33,6 +33,7 @@ impl RecordFolder {
             Record::Floor => "floor",
             Record::History => "history.jsonl",
             Record::Verdict => "gate/verdict.json",
+            Record::Reading => "reading.json",
             Record::Totals => "totals.json",
             Record::Boots => "boots",
         })

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::disk::Disk;
 use super::*;
+use crate::scrub::proven::Prover;
 
 const MIB: u64 = 1 << 20;
 
@@ -172,6 +173,33 @@ fn the_booted_slot_is_read_but_neither_written_nor_labelled() {
     refused(disk.relabel(Slot::A, None).unwrap_err());
     assert_eq!(fs::read(stand.at("dev/vda")).unwrap(), before);
     assert_eq!(fs::read(stand.at("dev/vda2")).unwrap(), vec![0; 4 << 20]);
+}
+
+#[test]
+fn only_proven_blocks_of_the_running_image_are_mended() {
+    let stand = Stand::new();
+    let (image, tree, root_hash) = crate::scrub::tests::image(3);
+    let prover = Prover::open(&tree, root_hash).unwrap();
+    let block = &image[4096..8192];
+    let proven = prover.prove(1, block).unwrap().unwrap();
+    let refused = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    // The node runs another image.
+    refused(stand.disk().mend(Slot::A, &proven).unwrap_err());
+    fs::write(stand.at("cmdline"), format!("roothash={root_hash}")).unwrap();
+    refused(stand.disk().mend(Slot::B, &proven).unwrap_err());
+    for name in ["dev/vda2", "dev/vda5"] {
+        assert!(
+            fs::read(stand.at(name))
+                .unwrap()
+                .iter()
+                .all(|byte| *byte == 0)
+        );
+    }
+    stand.disk().mend(Slot::A, &proven).unwrap();
+    let written = fs::read(stand.at("dev/vda2")).unwrap();
+    assert!(written[4096..8192] == *block);
+    let rest = written[..4096].iter().chain(&written[8192..]);
+    assert!(rest.into_iter().all(|byte| *byte == 0));
 }
 
 #[test]

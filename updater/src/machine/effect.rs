@@ -97,6 +97,15 @@ pub enum Effect {
         entry: BootEntry,
     },
 
+    // for the hands: the booted slot
+    /// Puts sound blocks in the place of rotten ones: nothing else is ever written there.
+    Mend {
+        booted: Slot,
+        version: Version,
+        root_hash: RootHash,
+        blocks: Vec<u64>,
+    },
+
     // for the hands: verdicts
     /// Empties an entry's counter: a last resort from now on.
     Demote {
@@ -181,6 +190,7 @@ impl Effect {
             | Self::Label { .. }
             | Self::WriteKernel { .. }
             | Self::CheckWhole { .. }
+            | Self::Mend { .. }
             | Self::RecordTrial { .. }
             | Self::Arm { .. }
             | Self::Rearm { .. }
@@ -213,7 +223,8 @@ impl Effect {
             | Self::WriteRoot { .. }
             | Self::ReadBack { .. }
             | Self::WriteKernel { .. }
-            | Self::CheckWhole { .. } => DiskQueue::Last,
+            | Self::CheckWhole { .. }
+            | Self::Mend { .. } => DiskQueue::Last,
             Self::Interrupt
             | Self::Hold
             | Self::LetGo
@@ -255,6 +266,7 @@ impl Effect {
             Self::ReadBack { .. } | Self::CheckWhole { .. } => "verify",
             Self::Label { .. } => "label",
             Self::WriteKernel { .. } => "kernel",
+            Self::Mend { .. } => "mend",
             Self::RecordTrial { .. }
             | Self::Arm { .. }
             | Self::Rearm { .. }
@@ -296,6 +308,7 @@ impl Effect {
             Self::Label { .. } => "label",
             Self::WriteKernel { .. } => "write-kernel",
             Self::CheckWhole { .. } => "check-whole",
+            Self::Mend { .. } => "mend",
             Self::RecordTrial { .. } => "record-trial",
             Self::Arm { .. } => "arm",
             Self::Rearm { .. } => "rearm",

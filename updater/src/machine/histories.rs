@@ -160,6 +160,7 @@ fn requests() -> impl Strategy<Value = Request> {
         2 => Just(Request::MarkGood),
         2 => Just(Request::MarkBad(Complaint::default())),
         1 => (1_u8..8).prop_map(|number| Request::Forgive { root_hash: hash(number) }),
+        1 => Just(Request::Mend(vec![7])),
     ]
 }
 
@@ -226,7 +227,11 @@ impl Model {
         let begins = matches!(
             event,
             Event::Request(
-                Request::Check | Request::Stage(_) | Request::Plan(_) | Request::Rollback { .. }
+                Request::Check
+                    | Request::Stage(_)
+                    | Request::Plan(_)
+                    | Request::Rollback { .. }
+                    | Request::Mend(_)
             )
         );
         if begins {
@@ -266,6 +271,7 @@ fn rank(effect: &Effect) -> Option<u32> {
         | Effect::Refresh
         | Effect::Resolve { .. }
         | Effect::Survey { .. }
+        | Effect::Mend { .. }
         | Effect::PutBack { .. }
         | Effect::AskFor { .. }
         | Effect::Demote { .. }
@@ -303,6 +309,7 @@ fn target(effect: &Effect) -> Option<Slot> {
         | Effect::EndJob(_)
         | Effect::Refresh
         | Effect::Resolve { .. }
+        | Effect::Mend { .. }
         | Effect::PutBack { .. }
         | Effect::AskFor { .. }
         | Effect::Demote { .. }
@@ -331,6 +338,16 @@ fn check_order(node: &Node, order: &[Effect]) {
         }
         if let Effect::Disarm { booted, .. } = effect {
             assert_eq!(*booted, node.booted.version);
+        }
+        if let Effect::Mend {
+            booted, root_hash, ..
+        } = effect
+        {
+            assert_eq!(
+                (*booted, *root_hash),
+                (node.booted.slot, node.booted.root_hash)
+            );
+            assert_eq!(node.booted.standing, Standing::Good);
         }
         if let Effect::WriteTree { release, .. } = effect {
             assert_ne!(release.root_hash, node.booted.root_hash);

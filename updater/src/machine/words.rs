@@ -134,6 +134,8 @@ pub enum Request {
     Forgive {
         root_hash: RootHash,
     },
+    /// Puts sound blocks in the place of those of the booted image that are rotten.
+    Mend(Vec<u64>),
 }
 
 /// Why a trial is to end badly.

@@ -225,7 +225,11 @@ fn view(check: &str) -> View {
 
 #[test]
 fn a_node_is_shown_in_numbers_that_prometheus_can_read() {
-    let read = Read::page(&render(&view("containerd"), &Rests::default()));
+    let read = Read::page(&render(
+        &view("containerd"),
+        &Rests::default(),
+        &Progress::default(),
+    ));
     for (name, label, value) in [
         ("bistable_booted_info", ("version", "1.2"), Some(1.0)),
         ("bistable_staged_info", ("version", "1.3"), Some(1.0)),
@@ -262,7 +266,7 @@ fn a_node_is_shown_in_numbers_that_prometheus_can_read() {
 
 #[test]
 fn exactly_one_state_holds() {
-    let read = Read::page(&render(&view(""), &Rests::default()));
+    let read = Read::page(&render(&view(""), &Rests::default(), &Progress::default()));
     for family in ["bistable_state", "bistable_spare_slot_status"] {
         let values = read.samples.iter().filter(|(name, ..)| name == family);
         assert_eq!(values.map(|it| it.2).sum::<f64>(), 1.0, "{family}");
@@ -285,7 +289,7 @@ fn the_file_is_replaced_whole_and_everybody_may_read_it() {
 proptest! {
     #[test]
     fn whatever_a_check_is_called_the_page_can_be_read(check in "\\PC*|[\\\\\"\n{}, =]*") {
-        let read = Read::page(&render(&view(&check), &Rests::default()));
+        let read = Read::page(&render(&view(&check), &Rests::default(), &Progress::default()));
         let name = "bistable_last_rollback_timestamp_seconds";
         prop_assert_eq!(read.value(name, &[("check", &check)]), Some(7.0));
     }

@@ -26,13 +26,16 @@ struct Chain {
 impl FakeEsp {
     pub(crate) fn with(name: String, content: Vec<u8>) -> Self {
         let mut esp = Self::default();
-        esp.create(&name);
-        let chain = esp.chain(&name);
-        *chain = Chain {
+        esp.add(&name, content);
+        esp
+    }
+
+    pub(crate) fn add(&mut self, name: &str, content: Vec<u8>) {
+        self.create(name);
+        *self.chain(name) = Chain {
             written: content.clone(),
             flushed: content,
         };
-        esp
     }
 
     /// Boot entries, with their content: none when somebody has freed it.

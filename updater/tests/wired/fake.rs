@@ -17,6 +17,7 @@ use updater::ports::{
     SlotOnDisk, Slots, Stop, Stopped,
 };
 use updater::pstore::DumpFile;
+use updater::scrub::proven::Proven;
 
 use super::barrier::Barrier;
 use super::esp::FakeEsp;
@@ -126,6 +127,7 @@ fn record_name(record: Record) -> &'static str {
         Record::History => "history",
         Record::Verdict => "verdict",
         Record::Totals => "totals",
+        Record::Reading => "reading",
         Record::Boots => "boots",
     }
 }
@@ -581,6 +583,45 @@ impl Slots for FakeNode {
             None => SlotContent::Empty,
         };
         Ok(())
+    }
+
+    fn mend(&self, booted: Slot, proven: &Proven) -> io::Result<()> {
+        let mut world = self.world();
+        assert_eq!(
+            (booted, *proven.root_hash()),
+            (world.booted, world.booted_hash)
+        );
+        world.operation("mend")?;
+        let offset = usize::try_from(proven.offset()).unwrap();
+        let end = offset + proven.bytes().len();
+        world.slots[index(booted)].root[offset..end].copy_from_slice(proven.bytes());
+        Ok(())
+    }
+}
+
+impl FakeNode {
+    /// Puts an image into the spare slot, under another version.
+    pub(crate) fn hold_in_spare(&self, image: &Image, version: &str) {
+        let mut world = self.world();
+        let spare = world.booted.other();
+        let slot = &mut world.slots[index(spare)];
+        slot.root[..image.root.len()].copy_from_slice(&image.root);
+        slot.verity[..image.verity.len()].copy_from_slice(&image.verity);
+        slot.content = SlotContent::Holds {
+            version: Version::parse(version).unwrap(),
+            root_hash: image.root_hash,
+        };
+        let entry = BootEntry::good(Version::parse(version).unwrap());
+        world.esp.add(&entry.file_name(), image.uki.clone());
+    }
+
+    /// Changes a byte of a slot's root image, as time does.
+    pub(crate) fn rot(&self, slot: Slot, offset: usize) {
+        self.rot_part(slot, Part::Root, offset);
+    }
+
+    pub(crate) fn rot_part(&self, slot: Slot, part: Part, offset: usize) {
+        self.world().slots[index(slot)].part(part)[offset] ^= 1;
     }
 }
 

@@ -30,6 +30,7 @@ mod network;
 mod packs;
 #[cfg(test)]
 mod pauses;
+mod scrub;
 #[cfg(test)]
 mod sources;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::gate::bad;
 use super::network::version;
 use super::stages::Stand;
 
-const RECORDS: [(Record, &str); 8] = [
+const RECORDS: [(Record, &str); 9] = [
     (Record::Trial, "trial"),
     (Record::LastRollback, "last-rollback"),
     (Record::Barred, "barred"),
@@ -15,6 +15,7 @@ const RECORDS: [(Record, &str); 8] = [
     (Record::History, "history"),
     (Record::Verdict, "verdict"),
     (Record::Totals, "totals"),
+    (Record::Reading, "reading"),
     (Record::Boots, "boots"),
 ];
 
@@ -112,6 +113,7 @@ async fn what_could_not_be_read_is_not_written_over_and_what_was_missed_is_made_
             | Record::LastRollback
             | Record::Verdict
             | Record::Totals
+            | Record::Reading
             | Record::Boots => {
                 let last = node.history.last().unwrap();
                 assert_eq!(

@@ -644,6 +644,7 @@ async fn a_damaged_record_does_not_stop_the_daemon() {
         Record::History,
         Record::Verdict,
         Record::Totals,
+        Record::Reading,
         Record::Boots,
     ] {
         stand.node.put_record(record, "{\"boot_id\": \u{0}");

@@ -1,0 +1,263 @@
+//! When the booted image is read, and what is done about what was found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use partition_layout::Slot;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::mend::OnMedium;
+use super::proven::Prover;
+use super::{CHUNK_BLOCKS, Reading, ScrubError, read_through};
+use crate::driver::{Accepted, Handle};
+use crate::machine::Request;
+use crate::node::Standing;
+use crate::ports::{Clock, DiskQueue, Pace, Part, Record, Records, Slots, Stop, Stopped, Stopper};
+use crate::records;
+use crate::refusal::Chain;
+
+/// A boot has other things to do, and the health gate reads the whole image on a trial.
+const AFTER_BOOT: Duration = Duration::from_secs(15 * 60);
+/// How often it is looked whether the next reading is due: the clock may be set.
+const LOOK: Duration = Duration::from_secs(10 * 60);
+/// Below the pace's own rests: 20 MiB/s at most, however quiet the machine is.
+const PER_CHUNK: Duration = Duration::from_millis(50);
+/// How often the place is written down, in chunks: 64 MiB are read twice after a power cut.
+const NOTE: u64 = 64;
+/// While somebody updates, the reading waits.
+const GIVE_WAY: Duration = Duration::from_secs(5);
+
+/// How the reading stands, for everyone to see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub blocks: u64,
+    pub next: u64,
+    pub rotten: u64,
+    pub finished: Option<Timestamp>,
+}
+
+/// Stops the reading when nobody waits for it any more: the daemon goes down.
+struct Ends(Stopper);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// Reads the booted image again and again.
+#[derive(Debug)]
+pub struct Keeper<D, C> {
+    device: Arc<D>,
+    clock: C,
+    handle: Handle,
+    progress: watch::Sender<Progress>,
+}
+
+impl<D, C> Keeper<D, C>
+where
+    D: Slots + Pace + Records + 'static,
+    C: Clock,
+{
+    /// Reads with a device of its own, beside the hands.
+    pub fn new(device: D, clock: C, handle: Handle) -> Self {
+        Self {
+            device: Arc::new(device),
+            clock,
+            handle,
+            progress: watch::Sender::default(),
+        }
+    }
+
+    /// Returns how far the reading is, now and later.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Reads whenever it is due. `every` is asked each time; `None` is never.
+    pub async fn keep(self, every: impl Fn() -> Option<Duration>) {
+        self.handle.settled().await;
+        sleep(AFTER_BOOT.saturating_sub(self.clock.since_boot())).await;
+        let keeper = Arc::new(self);
+        loop {
+            let node = keeper.handle.view().node.clone();
+            if node.booted.standing == Standing::Good
+                && let Some(every) = every()
+                && is_due(keeper.recall().as_ref(), every, keeper.clock.now())
+            {
+                keeper.clone().read_and_mend().await;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Reads to the end, and has mended what was rotten.
+    pub async fn read_and_mend(self: Arc<Self>) {
+        let (stopper, stop) = Stopper::new();
+        let ends = Ends(stopper);
+        let keeper = self.clone();
+        let read = tokio::task::spawn_blocking(move || keeper.read(&stop)).await;
+        drop(ends);
+        let rotten = match read {
+            Ok(Ok(reading)) if reading.rotten.is_empty() => return,
+            Ok(Ok(reading)) => reading.rotten,
+            Ok(Err(Stopped)) => return,
+            Err(error) => {
+                tracing::error!(%error, "the reading of the booted image has died");
+                return;
+            }
+        };
+        tracing::warn!(blocks = rotten.len(), "the booted image is rotten");
+        match self.handle.request(Request::Mend(rotten)).await {
+            Ok(Accepted::Job(mut job)) => {
+                // Ends with an error only if the daemon does.
+                drop(job.outcome.wait_for(Option::is_some).await);
+            }
+            Ok(Accepted::Done | Accepted::Nothing) => {}
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "rotten blocks are not mended now");
+                self.read_again();
+            }
+        }
+    }
+
+    /// Nobody heard of what was found: it is found again at the next look.
+    fn read_again(&self) {
+        if let Err(error) = records::remove(&*self.device, Record::Reading) {
+            tracing::warn!(error = %Chain(&error), "cannot forget a reading");
+        }
+    }
+
+    fn recall(&self) -> Option<Reading> {
+        records::recall(&*self.device, Record::Reading)
+    }
+
+    fn read(&self, stop: &Stop) -> Result<Reading, Stopped> {
+        let booted = self.handle.view().node.booted.clone();
+        let before = self.recall();
+        let finished = before.as_ref().and_then(|before| before.finished);
+        let same_image = |reading: &Reading| {
+            reading.root_hash == booted.root_hash && reading.next < reading.blocks
+        };
+        let mut reading = before
+            .filter(same_image)
+            .unwrap_or(Reading::anew(booted.root_hash, finished));
+        self.stand(DiskQueue::Last);
+        let read = self.read_on(booted.slot, &mut reading, stop);
+        // Others' work is done on this thread, too.
+        self.stand(DiskQueue::Among);
+        match read {
+            Ok(()) => {}
+            Err(ScrubError::Stopped) => {
+                self.note(&reading);
+                return Err(Stopped);
+            }
+            Err(ScrubError::Open(_) | ScrubError::Tree(_)) => {
+                // The hands come upon the same, and say so where it is seen.
+                reading.blocks = reading.blocks.max(1);
+                let ends = reading
+                    .next
+                    .saturating_add(CHUNK_BLOCKS)
+                    .min(reading.blocks);
+                reading.rotten.extend(reading.next..ends);
+                reading.next = reading.blocks;
+            }
+        }
+        reading.finished = Some(self.clock.now());
+        self.show(&reading);
+        self.note(&reading);
+        Ok(reading)
+    }
+
+    fn read_on(&self, slot: Slot, reading: &mut Reading, stop: &Stop) -> Result<(), ScrubError> {
+        let device = &*self.device;
+        let on = |part| OnMedium { device, slot, part };
+        let prover = Prover::open(on(Part::Verity), reading.root_hash).map_err(ScrubError::Open)?;
+        let mut chunks = 0_u64;
+        read_through(&on(Part::Root), &prover, reading, &mut |now, bytes| {
+            self.show(now);
+            chunks = chunks.saturating_add(1);
+            if chunks.is_multiple_of(NOTE) {
+                self.note(now);
+            }
+            stop.rest(PER_CHUNK);
+            while self.is_in_the_way() {
+                stop.rest(GIVE_WAY);
+                stop.checkpoint()?;
+            }
+            device.step(bytes, stop)
+        })
+    }
+
+    fn stand(&self, place: DiskQueue) {
+        if let Err(error) = self.device.stand(place) {
+            tracing::debug!(%error, "cannot choose a place in the disk's queue");
+        }
+    }
+
+    fn is_in_the_way(&self) -> bool {
+        !matches!(self.handle.view().state, "idle" | "staged")
+    }
+
+    fn show(&self, reading: &Reading) {
+        self.progress.send_replace(Progress {
+            blocks: reading.blocks,
+            next: reading.next,
+            rotten: u64::try_from(reading.rotten.len()).unwrap_or(u64::MAX),
+            finished: reading.finished,
+        });
+    }
+
+    fn note(&self, reading: &Reading) {
+        if let Err(error) = records::write(&*self.device, Record::Reading, reading) {
+            tracing::warn!(error = %Chain(&error), "cannot write down how far the reading is");
+        }
+    }
+}
+
+/// One that was broken off goes on; one that ended in the future was made under
+/// another clock.
+fn is_due(reading: Option<&Reading>, every: Duration, now: Timestamp) -> bool {
+    let Some(reading) = reading else { return true };
+    if reading.next < reading.blocks {
+        return true;
+    }
+    let Some(finished) = reading.finished else {
+        return true;
+    };
+    let every = SignedDuration::try_from(every).unwrap_or(SignedDuration::MAX);
+    let age = now.duration_since(finished);
+    age >= every || age < SignedDuration::ZERO
+}
+
+#[cfg(test)]
+mod tests {
+    use partition_layout::RootHash;
+
+    use super::*;
+
+    #[test]
+    fn a_reading_is_due_after_its_time_and_when_it_was_broken_off() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let week = Duration::from_secs(7 * 24 * 3600);
+        let now = at(2_000_000_000);
+        let reading = |next, finished| Reading {
+            next,
+            blocks: 10,
+            finished,
+            ..Reading::anew(RootHash::new([1; 32]), None)
+        };
+        for (reading, due) in [
+            (None, true),
+            (Some(reading(10, Some(at(1_999_999_000)))), false),
+            (Some(reading(3, Some(at(1_999_999_000)))), true),
+            (Some(reading(10, Some(at(1_999_000_000)))), true),
+            (Some(reading(10, Some(at(2_000_100_000)))), true),
+            (Some(reading(10, None)), true),
+        ] {
+            assert_eq!(is_due(reading.as_ref(), week, now), due, "{reading:?}");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Puts sound blocks in the place of rotten ones.
+//!
+//! Who has a sound copy does not matter, since the booted image's tree proves it:
+//! the spare slot, if one of its blocks is the same, or else the repository and
+//! its mirrors.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::ops::Range;
+
+use partition_layout::{RootHash, Slot, SlotContent, Version};
+use release::Blob;
+use release::limits::BLOCK_SIZE;
+use verity::{ReadAt, TreeError};
+
+use super::proven::{OpenProverError, Proven, Prover};
+use super::{block_len, erofs, read_block};
+use crate::meter::Meter;
+use crate::ports::{Fetch, FetchError, Pace, Part, Releases, ReleasesError, Slots, Stop, Verdict};
+use crate::refusal::Chain;
+
+/// What rotten blocks are mended with.
+#[derive(Debug)]
+pub struct Mender<'a, D, N> {
+    pub device: &'a D,
+    pub network: &'a mut N,
+    pub meter: &'a Meter,
+    pub stop: &'a Stop,
+    pub booted: Slot,
+    pub version: &'a Version,
+    pub root_hash: RootHash,
+}
+
+/// What became of the blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mended {
+    /// Sound again, by the block that the spare slot has.
+    pub from_spare: Vec<u64>,
+    /// Sound again, by the repository's.
+    pub from_repository: Vec<u64>,
+    /// Rotten still.
+    pub lost: Vec<u64>,
+    /// Whose blocks they are, as far as it can be told.
+    pub files: BTreeMap<u64, String>,
+    /// Why the repository could not help, if it was asked.
+    pub why_not: Option<String>,
+}
+
+/// Why rotten blocks cannot be mended.
+#[derive(Debug, thiserror::Error)]
+pub enum MendError {
+    #[error("cannot read the hash tree of the booted slot {slot}: no block can be proved")]
+    Tree { slot: Slot, source: OpenProverError },
+    #[error("cannot prove blocks of the booted slot {slot}")]
+    Prove { slot: Slot, source: TreeError },
+    #[error("cannot mend block {block} of the booted slot {slot}")]
+    Write {
+        slot: Slot,
+        block: u64,
+        source: io::Error,
+    },
+    #[error("cannot find the spare slot")]
+    View { source: io::Error },
+    #[error("asked to stop")]
+    Stopped,
+}
+
+/// A partition of a slot, read from the medium.
+#[derive(Debug)]
+pub(crate) struct OnMedium<'a, D> {
+    pub(crate) device: &'a D,
+    pub(crate) slot: Slot,
+    pub(crate) part: Part,
+}
+
+impl<D: Slots> ReadAt for OnMedium<'_, D> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.device.read_medium(self.slot, self.part, offset, buf)
+    }
+}
+
+impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
+    /// Mends those of `blocks` that are rotten. On return, what was mended has
+    /// reached the medium, and was read back from it.
+    ///
+    /// # Errors
+    /// The tree is rotten itself, the disk takes no block, or it was asked to stop.
+    /// That a block is to be had from nowhere is no error.
+    pub fn mend(&mut self, blocks: &[u64]) -> Result<Mended, MendError> {
+        let (device, slot) = (self.device, self.booted);
+        let on = |part| OnMedium { device, slot, part };
+        let prover = Prover::open(on(Part::Verity), self.root_hash)
+            .map_err(|source| MendError::Tree { slot, source })?;
+        let failed = |source| MendError::Prove { slot, source };
+        let mut rotten = BTreeMap::new();
+        for block in blocks.iter().copied() {
+            // It may have been mended, or have been a passing fault.
+            let sound = match read_block(&on(Part::Root), block) {
+                Ok(bytes) => prover.prove(block, &bytes).map_err(failed)?.is_some(),
+                Err(_) => false,
+            };
+            if !sound {
+                rotten.insert(block, prover.digest(block).map_err(failed)?);
+            }
+        }
+        let numbers: BTreeSet<u64> = rotten.keys().copied().collect();
+        let mut mended = Mended {
+            files: erofs::files_of(&on(Part::Root), &numbers),
+            ..Mended::default()
+        };
+        self.copy_from_spare(&prover, &mut rotten, &mut mended)?;
+        if !rotten.is_empty() {
+            self.fetch_from_repository(&prover, &mut rotten, &mut mended)?;
+        }
+        mended.lost = rotten.into_keys().collect();
+        Ok(mended)
+    }
+
+    fn copy_from_spare(
+        &self,
+        prover: &Prover<impl ReadAt>,
+        rotten: &mut BTreeMap<u64, [u8; 32]>,
+        mended: &mut Mended,
+    ) -> Result<(), MendError> {
+        let view = self.device.view();
+        let view = view.map_err(|source| MendError::View { source })?;
+        let slot = self.booted.other();
+        let Some(SlotContent::Holds { root_hash, .. }) = view.slot(slot).map(|it| &it.content)
+        else {
+            return Ok(());
+        };
+        let on = |part| OnMedium {
+            device: self.device,
+            slot,
+            part,
+        };
+        let spare = match Prover::open(on(Part::Verity), *root_hash) {
+            Ok(spare) => spare,
+            Err(error) => {
+                tracing::warn!(%slot, error = %Chain(&error), "the spare slot helps nobody");
+                return Ok(());
+            }
+        };
+        let mut wanted: HashMap<[u8; 32], Vec<u64>> = HashMap::new();
+        for (block, digest) in rotten.iter() {
+            wanted.entry(*digest).or_default().push(*block);
+        }
+        for candidate in 0..spare.blocks() {
+            if candidate % 256 == 0 {
+                let read = BLOCK_SIZE;
+                self.device
+                    .step(read, self.stop)
+                    .map_err(|_| MendError::Stopped)?;
+            }
+            // A leaf that is rotten there hides what it is about.
+            let Ok(digest) = spare.digest(candidate) else {
+                continue;
+            };
+            let Some(blocks) = wanted.get(&digest) else {
+                continue;
+            };
+            let Ok(bytes) = read_block(&on(Part::Root), candidate) else {
+                continue;
+            };
+            for block in blocks {
+                if rotten.contains_key(block) && self.put(prover, *block, &bytes)? {
+                    rotten.remove(block);
+                    mended.from_spare.push(*block);
+                    self.meter.count(|tally| tally.copied += BLOCK_SIZE);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch_from_repository(
+        &mut self,
+        prover: &Prover<impl ReadAt>,
+        rotten: &mut BTreeMap<u64, [u8; 32]>,
+        mended: &mut Mended,
+    ) -> Result<(), MendError> {
+        let release = match self.network.release(Some(self.version), self.stop) {
+            Ok(release) => release,
+            Err(ReleasesError::Stopped) => return Err(MendError::Stopped),
+            Err(error) => {
+                mended.why_not = Some(Chain(&error).to_string());
+                return Ok(());
+            }
+        };
+        if release.root_hash != self.root_hash {
+            let why = format!("its release {} is another image", self.version);
+            mended.why_not = Some(why);
+            return Ok(());
+        }
+        let before = self.network.received();
+        let blob = release.blobs.root;
+        let ranges = ranges(rotten.keys().copied(), &blob);
+        let mut sound = Vec::new();
+        let mut failed = None;
+        let fetched = self
+            .network
+            .fetch_ranges(&blob, &ranges, self.stop, &mut |offset, bytes| {
+                let mut verdict = Verdict::Taken;
+                let first = offset / BLOCK_SIZE;
+                for (block, bytes) in (first..).zip(bytes.chunks(block_len())) {
+                    match prover.prove(block, bytes) {
+                        Ok(Some(proven)) => sound.push(proven),
+                        Ok(None) => verdict = Verdict::Bad,
+                        Err(error) => {
+                            failed = Some(error);
+                            return Verdict::Stop;
+                        }
+                    }
+                }
+                verdict
+            });
+        let received = self.network.received().saturating_sub(before);
+        self.meter.count(|tally| tally.fetched += received);
+        if let Some(source) = failed {
+            let slot = self.booted;
+            return Err(MendError::Prove { slot, source });
+        }
+        match fetched {
+            Ok(()) => {}
+            Err(FetchError::Stopped) => return Err(MendError::Stopped),
+            Err(error) => mended.why_not = Some(Chain(&error).to_string()),
+        }
+        // What has come is good, however the fetching ended.
+        for proven in sound {
+            if rotten.remove(&proven.block()).is_some() {
+                self.write(&proven)?;
+                mended.from_repository.push(proven.block());
+            }
+        }
+        Ok(())
+    }
+
+    fn put(
+        &self,
+        prover: &Prover<impl ReadAt>,
+        block: u64,
+        bytes: &[u8],
+    ) -> Result<bool, MendError> {
+        let slot = self.booted;
+        let proven = prover.prove(block, bytes);
+        let proven = proven.map_err(|source| MendError::Prove { slot, source })?;
+        match proven {
+            None => Ok(false),
+            Some(proven) => self.write(&proven).map(|()| true),
+        }
+    }
+
+    fn write(&self, proven: &Proven) -> Result<(), MendError> {
+        let (slot, block) = (self.booted, proven.block());
+        let failed = |source| MendError::Write {
+            slot,
+            block,
+            source,
+        };
+        self.device.mend(slot, proven).map_err(failed)?;
+        self.meter.count(|tally| tally.written += BLOCK_SIZE);
+        let root = OnMedium {
+            device: self.device,
+            slot,
+            part: Part::Root,
+        };
+        if read_block(&root, block).map_err(failed)? != proven.bytes() {
+            let message = "the medium does not keep what is written to it";
+            return Err(failed(io::Error::other(message)));
+        }
+        Ok(())
+    }
+}
+
+/// Neighbours are fetched together.
+fn ranges(blocks: impl Iterator<Item = u64>, blob: &Blob) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for block in blocks {
+        let start = block.saturating_mul(BLOCK_SIZE);
+        let end = start.saturating_add(BLOCK_SIZE).min(blob.size);
+        match ranges.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            Some(_) | None if start < end => ranges.push(start..end),
+            Some(_) | None => {}
+        }
+    }
+    ranges
+}
+
+impl Mended {
+    /// Says what became of them, for people.
+    pub fn describe(&self) -> String {
+        let mut parts = Vec::new();
+        for (blocks, fate) in [
+            (&self.from_spare, "mended from the spare slot"),
+            (&self.from_repository, "mended from the repository"),
+            (&self.lost, "rotten, and no sound copy is to be had"),
+        ] {
+            if !blocks.is_empty() {
+                parts.push(format!("{} {fate}", self.names(blocks)));
+            }
+        }
+        parts.extend(
+            self.why_not
+                .as_ref()
+                .map(|why| format!("the repository: {why}")),
+        );
+        parts.join("; ")
+    }
+
+    fn names(&self, blocks: &[u64]) -> String {
+        const NAMED: usize = 8;
+        let name = |block: &u64| match self.files.get(block) {
+            Some(file) => format!("block {block} ({file})"),
+            None => format!("block {block}"),
+        };
+        let mut names: Vec<String> = blocks.iter().take(NAMED).map(name).collect();
+        let more = blocks.len().saturating_sub(NAMED);
+        if more > 0 {
+            names.push(format!("{more} more"));
+        }
+        names.join(", ")
+    }
+}

@@ -1,0 +1,148 @@
+//! Blocks of the booted image that rot.
+
+use std::sync::Arc;
+
+use partition_layout::Slot;
+use updater::machine::{Outcome, Request};
+use updater::names::ErrorName;
+use updater::ports::{Part, Record};
+use updater::scrub::keeper::Keeper;
+
+use super::fake::{FakeClock, FakeNode};
+use super::gate::Daemon;
+use super::network::{FakeRepository, Lie, Which, image};
+use super::stages::{Stand, failed};
+
+const BLOCK: usize = 4096;
+
+/// Reads the booted image to its end, and waits for what is done about it.
+async fn read(node: &FakeNode, daemon: &Daemon) {
+    let keeper = Keeper::new(node.clone(), FakeClock, daemon.handle.clone());
+    Arc::new(keeper).read_and_mend().await;
+}
+
+fn last_event(daemon: &Daemon) -> Option<(&'static str, String)> {
+    let view = daemon.handle.view();
+    let line = view.node.history.last()?;
+    Some((line.event.as_str(), line.message.clone()))
+}
+
+#[tokio::test]
+async fn a_sound_image_is_read_and_nothing_is_done_about_it() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    let before = stand.node.slot_bytes(Slot::A);
+    read(&stand.node, &daemon).await;
+    assert_eq!(stand.node.slot_bytes(Slot::A), before);
+    assert_eq!(last_event(&daemon), None);
+    let reading = stand.node.record(Record::Reading).unwrap();
+    assert!(reading.contains("\"finished\": \"20"), "{reading}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn rotten_blocks_are_mended_from_the_repository_which_need_not_be_believed() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    let whole = stand.node.slot_bytes(Slot::A);
+    for block in [0, 7, 8, 299] {
+        stand.node.rot(Slot::A, block * BLOCK + 99);
+    }
+    read(&stand.node, &daemon).await;
+    assert!(
+        stand.node.slot_bytes(Slot::A) == whole,
+        "the image is as it was"
+    );
+    let (event, message) = last_event(&daemon).unwrap();
+    assert_eq!(event, "mended");
+    assert!(message.contains("block 7, block 8"), "{message}");
+    assert!(message.contains("from the repository"), "{message}");
+    // Another reading finds nothing to do.
+    let lines = daemon.handle.view().node.history.len();
+    stand.node.put_record(Record::Reading, "{}");
+    read(&stand.node, &daemon).await;
+    assert_eq!(daemon.handle.view().node.history.len(), lines);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_block_that_the_spare_slot_has_is_taken_from_there_without_a_network() {
+    // One image under two names: every block of it is in both slots.
+    let one = image("1", 1, 300);
+    let node = FakeNode::running(&one.1);
+    node.hold_in_spare(&one.1, "0");
+    let repository = FakeRepository::with(&[&one]);
+    repository.lie(Lie::Gone);
+    let daemon = Daemon::start(&node, &repository).await;
+    let whole = node.slot_bytes(Slot::A);
+    node.rot(Slot::A, 5 * BLOCK);
+    read(&node, &daemon).await;
+    assert!(node.slot_bytes(Slot::A) == whole, "the image is as it was");
+    let (event, message) = last_event(&daemon).unwrap();
+    assert_eq!(
+        (event, message.as_str()),
+        ("mended", "block 5 mended from the spare slot")
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_block_that_nobody_has_is_told_and_left_as_it_is() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    stand.node.rot(Slot::A, 5 * BLOCK);
+    let rotten = stand.node.slot_bytes(Slot::A);
+    stand.repository.lie(Lie::Flip(Which::Root, 5 * BLOCK));
+    read(&stand.node, &daemon).await;
+    assert!(
+        stand.node.slot_bytes(Slot::A) == rotten,
+        "no wrong block is written"
+    );
+    let (event, message) = last_event(&daemon).unwrap();
+    assert_eq!(event, "rotten");
+    assert!(message.contains("block 5"), "{message}");
+    let name = daemon.handle.view().last_error.clone().map(|it| it.name);
+    assert_eq!(name, Some(ErrorName::ReadBackMismatch));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_hash_tree_that_rots_is_told_and_nothing_is_written() {
+    // The superblock, the root block, the last leaf.
+    for offset in [3, BLOCK, 4 * BLOCK + 7] {
+        let stand = Stand::new();
+        let daemon = stand.daemon().await;
+        stand.node.rot_part(Slot::A, Part::Verity, offset);
+        let rotten = stand.node.slot_bytes(Slot::A);
+        read(&stand.node, &daemon).await;
+        assert!(stand.node.slot_bytes(Slot::A) == rotten, "at {offset}");
+        let (event, message) = last_event(&daemon).unwrap();
+        assert_eq!(event, "rotten", "at {offset}");
+        assert!(
+            message.contains("hash tree") || message.contains("prove"),
+            "{message}"
+        );
+        // It is told once, not at every look.
+        let reading = stand.node.record(Record::Reading).unwrap();
+        assert!(reading.contains("\"finished\": \"20"), "{reading}");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_io_error_while_mending_is_told_and_the_next_reading_mends() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    let whole = stand.node.slot_bytes(Slot::A);
+    stand.node.rot(Slot::A, 5 * BLOCK);
+    stand.node.refuse(&["mend"]);
+    let failure = failed(daemon.run(Request::Mend(vec![5])).await);
+    assert_eq!(failure, ErrorName::ReadBackMismatch);
+    stand.node.refuse(&[]);
+    assert_eq!(daemon.run(Request::Mend(vec![5])).await, Outcome::Done);
+    assert!(
+        stand.node.slot_bytes(Slot::A) == whole,
+        "the image is as it was"
+    );
+    daemon.stop().await;
+}
