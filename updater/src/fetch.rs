@@ -16,6 +16,7 @@
 mod answer;
 mod crew;
 mod http;
+mod line;
 mod local;
 mod missing;
 mod patience;
@@ -36,12 +37,12 @@ use tokio::runtime::Handle;
 use self::crew::Crew;
 pub use self::http::{BuildClientError, Client, build_client, chain};
 pub(crate) use self::http::{Failure, Part, check_answer, request};
+use self::line::{Line, Way};
 use self::missing::Missing;
 pub use self::patience::Patience;
 use self::servers::{Fit, Servers};
 use self::taker::{Ended, Taker};
 pub use self::throttle::{BadBandwidth, Bandwidth, Throttle};
-use self::transfer::{Line, Way};
 use crate::config::Repository;
 use crate::ports::{Fetch, FetchError, RangeSupport, Stop, Verdict};
 

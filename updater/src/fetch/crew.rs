@@ -10,8 +10,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::line::{Event, Line, Way};
 use super::taker::{Ended, Taker};
-use super::transfer::{Event, Line, Way, work};
+use super::transfer::work;
 use crate::ports::{FetchError, RangeSupport};
 
 /// How many connections bring parts at the same time. With two a line with a

@@ -2,23 +2,22 @@
 //! again, and sends on what came in pieces of whole blocks.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use reqwest::{Response, StatusCode, Url};
+use reqwest::{Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::Patience;
 use super::answer::{Answer, Fault};
-use super::http::{Client, Failure, Part, chain, check_answer, request};
+use super::http::{Failure, Part, chain, check_answer, request};
+use super::line::{Event, Line, Way};
 use super::missing::Missing;
 use super::pieces::{Piece, Pieces};
-use super::throttle::Throttle;
-use crate::ports::{Cause, FetchError, RangeSupport, Stop};
+use crate::ports::{Cause, FetchError, RangeSupport};
 
 /// The least that is asked for at once, if so much is missing in a row: less
 /// would be mostly round trips.
@@ -31,42 +30,6 @@ const MAX_SHORT_ANSWERS: u32 = 3;
 /// How long a piece that is not full waits for more, so that little is lost
 /// when the power is.
 const HELD: Duration = Duration::from_secs(1);
-
-/// What the connections to one server have in common.
-#[derive(Debug)]
-pub(super) struct Line {
-    pub(super) client: Client,
-    pub(super) url: Url,
-    /// The blob's.
-    pub(super) size: u64,
-    /// Pieces end on a multiple of this.
-    pub(super) grain: u64,
-    pub(super) patience: Patience,
-    pub(super) stop: Stop,
-    pub(super) throttle: Throttle,
-    pub(super) received: Arc<AtomicU64>,
-    /// What nobody has taken on.
-    pub(super) queue: Mutex<Missing>,
-}
-
-/// How a connection goes about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Reads from the first missing byte to the last, and drops what nobody
-    /// wants. A server that starts from the beginning will do.
-    Through,
-    /// Asks for one part after the other.
-    Parts,
-}
-
-/// What a connection tells.
-#[derive(Debug)]
-pub(super) enum Event {
-    Ranges(RangeSupport),
-    Piece(Piece),
-    /// The last.
-    Failed(FetchError),
-}
 
 /// Why an attempt did not bring everything.
 #[derive(Debug)]
@@ -122,12 +85,6 @@ pub(super) async fn work(line: Arc<Line>, way: Way, events: mpsc::Sender<Event>)
 
 /// All was told that there is to tell.
 struct Over;
-
-impl Line {
-    pub(super) fn queue(&self) -> MutexGuard<'_, Missing> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 impl Transfer {
     /// Takes on what is to be brought next, if anything is left.
