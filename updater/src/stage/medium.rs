@@ -122,6 +122,7 @@ mod tests {
 
     use super::*;
     use crate::ports::DiskView;
+    use crate::scrub::proven::Proven;
 
     /// A partition that ends in the middle of a stretch.
     #[derive(Debug)]
@@ -149,6 +150,10 @@ mod tests {
         }
 
         fn relabel(&self, _: Slot, _: Option<(&Version, &RootHash)>) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn mend(&self, _: Slot, _: &Proven) -> io::Result<()> {
             Err(io::ErrorKind::Unsupported.into())
         }
     }
