@@ -1,5 +1,7 @@
 //! Who asked for a piece of work: it stands in the history beside what was done.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Who asked.
@@ -27,6 +29,26 @@ impl Asker {
             Self::Updater => "updater",
             Self::Policy => "policy",
             Self::Caller { .. } => "caller",
+        }
+    }
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Updater => f.write_str("the updater"),
+            Self::Policy => f.write_str("the node's settings"),
+            Self::Caller {
+                unit: Some(unit), ..
+            } => f.write_str(unit),
+            Self::Caller {
+                unit: None,
+                uid: Some(uid),
+            } => write!(f, "user {uid}"),
+            Self::Caller {
+                unit: None,
+                uid: None,
+            } => f.write_str("somebody on the bus"),
         }
     }
 }

@@ -161,8 +161,8 @@ impl<C: Clock> Head<C> {
                         self.answer(request, asker, reply).await;
                     }
                     Some(Call::Proceed { reply }) => self.proceed(reply).await,
-                    Some(Call::AskOfJob { id, wish, reply }) => {
-                        self.ask_of_job(id, wish, reply).await;
+                    Some(Call::AskOfJob { id, wish, asker, reply }) => {
+                        self.ask_of_job(id, wish, asker, reply).await;
                     }
                     Some(Call::LookAtClock) => self.look_at_clock().await,
                     Some(Call::Obey(rules)) => {
@@ -270,13 +270,15 @@ impl<C: Clock> Head<C> {
         }
     }
 
-    async fn ask_of_job(&mut self, id: u64, wish: JobWish, reply: Reply) {
+    async fn ask_of_job(&mut self, id: u64, wish: JobWish, asker: Asker, reply: Reply) {
         let Some(running) = self.running.as_mut().filter(|running| running.job.id == id) else {
             return answer(reply, Err(RequestError::Refused(Refused::NoSuchJob)));
         };
-        if wish == JobWish::Resume {
+        match wish {
+            JobWish::Cancel => drop(running.cancelled_by.get_or_insert(asker)),
             // Whoever says so overrules the windows.
-            running.windows = Windows::Ignored;
+            JobWish::Resume => running.windows = Windows::Ignored,
+            JobWish::Pause => {}
         }
         // The job stays that of who asked for it.
         self.answer(wish.into(), Asker::Updater, reply).await;
@@ -398,6 +400,8 @@ impl<C: Clock> Head<C> {
             Some(running) => (running.meter.clone(), running.asker.clone()),
             None => (Arc::new(Meter::new().0), std::mem::take(&mut self.asker)),
         };
+        let running = self.running.as_ref();
+        let cancelled_by = running.and_then(|running| running.cancelled_by.clone());
         // If the hands have died, the next report says so.
         drop(
             orders
@@ -406,6 +410,7 @@ impl<C: Clock> Head<C> {
                     stop,
                     meter,
                     asker,
+                    cancelled_by,
                 })
                 .await,
         );

@@ -39,6 +39,8 @@ pub struct Order {
     pub meter: Arc<Meter>,
     /// Who asked for it.
     pub asker: Asker,
+    /// Who asked the job that it belongs to, to stop.
+    pub cancelled_by: Option<Asker>,
 }
 
 /// The devices of a node, the network, and a clock.
@@ -368,13 +370,17 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
     }
 
     fn remember(&self, note: &Note, order: &Order) -> Result<(), Stopped> {
+        let message = match (note.event, &order.cancelled_by) {
+            (Happened::StageCancelled, Some(asker)) => format!("cancelled by {asker}"),
+            _ => note.message.clone(),
+        };
         let line = HistoryLine {
             when: self.clock.now(),
             event: note.event,
             version: Some(note.version.clone()),
             root_hash: Some(note.root_hash),
             slot: note.slot,
-            message: note.message.clone(),
+            message,
             by: Some(order.asker.clone()),
             error: note.error.map(|name| name.short().to_owned()),
             cost: (&order.meter.tally()).into(),

@@ -57,6 +57,8 @@ pub(crate) struct RunningJob {
     pub(crate) meter: Arc<Meter>,
     pub(crate) asker: Asker,
     pub(crate) windows: Windows,
+    /// Who asked it to stop, if somebody did.
+    pub(crate) cancelled_by: Option<Asker>,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -85,6 +87,7 @@ impl RunningJob {
                 | (Asker::Updater | Asker::Caller { .. }, _) => Windows::Ignored,
             },
             asker,
+            cancelled_by: None,
             outcome: sender,
         }
     }

@@ -1,9 +1,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use zbus::message::Header;
 use zbus::object_server::{InterfaceRef, SignalEmitter};
 use zbus::{Connection, ObjectPath, Variant, interface};
 
+use super::caller::caller;
 use super::error::BusError;
 use super::publisher::emit_changes;
 use super::values::Dictionary;
@@ -30,24 +32,42 @@ pub(super) struct JobObject {
 }
 
 impl JobObject {
-    async fn ask(&self, wish: JobWish) -> Result<(), BusError> {
-        self.handle.ask_of_job(self.job.id, wish).await?;
+    async fn ask(
+        &self,
+        wish: JobWish,
+        bus: &Connection,
+        header: &Header<'_>,
+    ) -> Result<(), BusError> {
+        let asker = caller(bus, header).await;
+        self.handle.ask_of_job_by(asker, self.job.id, wish).await?;
         Ok(())
     }
 }
 
 #[interface(name = "io.bistable.Updater1.Job", introspection_docs = false)]
 impl JobObject {
-    async fn cancel(&self) -> Result<(), BusError> {
-        self.ask(JobWish::Cancel).await
+    async fn cancel(
+        &self,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), BusError> {
+        self.ask(JobWish::Cancel, bus, &header).await
     }
 
-    async fn pause(&self) -> Result<(), BusError> {
-        self.ask(JobWish::Pause).await
+    async fn pause(
+        &self,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), BusError> {
+        self.ask(JobWish::Pause, bus, &header).await
     }
 
-    async fn resume(&self) -> Result<(), BusError> {
-        self.ask(JobWish::Resume).await
+    async fn resume(
+        &self,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), BusError> {
+        self.ask(JobWish::Resume, bus, &header).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

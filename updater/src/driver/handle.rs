@@ -80,6 +80,7 @@ pub(super) enum Call {
     AskOfJob {
         id: u64,
         wish: JobWish,
+        asker: Asker,
         reply: Reply,
     },
     /// Looks whether a window has opened or closed.
@@ -149,10 +150,25 @@ impl Handle {
         self.ask_of_job(id, JobWish::Cancel).await
     }
 
-    /// Asks something of a job.
+    /// Asks something of a job, for the daemon itself.
     pub async fn ask_of_job(&self, id: u64, wish: JobWish) -> Result<Accepted, RequestError> {
+        self.ask_of_job_by(Asker::Updater, id, wish).await
+    }
+
+    /// Asks something of a job, for somebody.
+    pub async fn ask_of_job_by(
+        &self,
+        asker: Asker,
+        id: u64,
+        wish: JobWish,
+    ) -> Result<Accepted, RequestError> {
         let (reply, answer) = oneshot::channel();
-        let call = Call::AskOfJob { id, wish, reply };
+        let call = Call::AskOfJob {
+            id,
+            wish,
+            asker,
+            reply,
+        };
         self.call(call, answer).await
     }
 

@@ -509,6 +509,13 @@ async fn every_call_is_answered_while_the_hands_are_stuck_in_a_write() {
     let told = answered(finished.next()).await.unwrap();
     assert_eq!(*told.args().unwrap().result(), "cancelled");
     assert_eq!(stand.node.entry_names(), ["bistable_1.efi"]);
+    let history = answered(manager.history(1)).await.unwrap();
+    assert_eq!(text(&history[0], "event"), "stage-cancelled");
+    let user = rustix::process::geteuid().as_raw();
+    assert_eq!(
+        text(&history[0], "message"),
+        format!("cancelled by user {user}")
+    );
     stand.stop().await;
 }
 

@@ -17,6 +17,8 @@ mod esp;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod followed;
+#[cfg(test)]
 mod gate;
 #[cfg(test)]
 mod introspection;
