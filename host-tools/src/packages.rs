@@ -82,7 +82,7 @@ pub const PACKAGES: [Package; 22] = [
     package(
         "xz-utils",
         &["xz"],
-        "the damaged partition tables among the known answers",
+        "the kernel's modules, and the damaged partition tables among the known answers",
     ),
 ];
 

@@ -78,8 +78,21 @@ impl Modules {
     }
 }
 
+/// Returns the names of the modules that a module's file says it needs; nothing if it is no
+/// module's. `depmod` finds the same by symbols, but is silent about what is not there at all.
+pub fn needs(module: &[u8]) -> Option<Vec<String>> {
+    // Of `.modinfo`, a section of texts of the form `key=value`, each ended by a zero.
+    const KEY: &[u8] = b"\0depends=";
+    let start = module.windows(KEY.len()).position(|window| window == KEY)?;
+    let value = module.get(start + KEY.len()..)?;
+    let end = value.iter().position(|byte| *byte == 0)?;
+    let value = std::str::from_utf8(value.get(..end)?).ok()?;
+    let names = value.split(',').filter(|name| !name.is_empty());
+    Some(names.map(name_of).collect())
+}
+
 /// Returns a module's name: no folder, no suffix, and of the two spellings the kernel's own.
-fn name_of(path: &str) -> String {
+pub fn name_of(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
 }
@@ -106,6 +119,15 @@ mod tests {
                 "kernel/md/dm-verity.ko.xz"
             ]
         );
+    }
+
+    #[test]
+    fn what_a_module_needs_stands_in_its_file() {
+        let file = b"\x7fELF..depends=no\0license=GPL\0depends=dm-bufio,libcrc32c\0name=x\0";
+        assert_eq!(needs(file).unwrap(), ["dm_bufio", "libcrc32c"]);
+        assert_eq!(needs(b"license=GPL\0depends=\0").unwrap(), [""; 0]);
+        assert_eq!(needs(b"license=GPL\0depends=cut"), None);
+        assert_eq!(needs(b"\x7fELF a program"), None);
     }
 
     #[test]

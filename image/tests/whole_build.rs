@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 use image::build::{DISK, DiskChoice, Order, Origin, PackageChoice, build};
 use image::declaration::Declaration;
 use image::manifest::ImageManifest;
+use image::modules::{Modules, needs};
 use image::store::Store;
 use image::tool::Tool;
 use image::toolbox::Toolbox;
@@ -304,6 +305,79 @@ fn every_program_and_library_finds_the_libraries_that_it_needs() {
         "only {looked_at} programs and libraries were seen"
     );
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn kernel_modules_are_plain_signed_and_have_all_that_they_need() {
+    let (_, root) = first();
+    let mut modules = Vec::new();
+    let mut others = Vec::new();
+    let folder = root.join("usr/lib/modules");
+    for entry in walkdir::WalkDir::new(&folder) {
+        let path = entry.unwrap().into_path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        match name.split_once(".ko") {
+            Some((_, "")) => modules.push(path),
+            Some(_) => others.push(path),
+            None => {}
+        }
+    }
+    assert!(others.is_empty(), "{others:#?}");
+    assert!(modules.len() > 500, "{} modules", modules.len());
+    let release = fs::read_dir(&folder)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let listed = fs::read_to_string(release.join("modules.dep")).unwrap();
+    let builtin = fs::read_to_string(release.join("modules.builtin")).unwrap();
+    assert_eq!(listed.lines().count(), modules.len());
+    let index = Modules::parse(&listed, &builtin);
+    for path in &modules {
+        let content = fs::read(path).unwrap();
+        assert!(
+            content.ends_with(b"~Module signature appended~\n"),
+            "{path:?}"
+        );
+        for need in needs(&content).unwrap() {
+            assert!(index.has(&need), "{path:?} needs {need}");
+        }
+    }
+    // What a hypervisor presents, and what containers and their volumes use.
+    for name in [
+        "virtio_net",
+        "hv_netvsc",
+        "hv_storvsc",
+        "nvme",
+        "ena",
+        "gve",
+        "mlx5_core",
+        "mana",
+        "evdev",
+        "overlay",
+        "br_netfilter",
+        "vxlan",
+        "geneve",
+        "wireguard",
+        "ip_vs",
+        "nft_masq",
+        "nfs",
+        "cifs",
+        "ceph",
+        "rbd",
+        "iscsi_tcp",
+        "dm_crypt",
+        "dm_thin_pool",
+        "xfs",
+        "vfat",
+        "udf",
+        "isofs",
+        "squashfs",
+        "vhost_vsock",
+    ] {
+        assert!(index.has(name), "{name}");
+    }
 }
 
 #[test]

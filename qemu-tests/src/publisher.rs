@@ -154,7 +154,9 @@ impl Publisher {
             .arg("--repository")
             .arg(&repository.folder)
             .arg("--image")
-            .arg(&image.folder);
+            .arg(&image.folder)
+            // The best compression takes the better part of a minute for each release.
+            .args(["--compression", "3"]);
         command
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{ComposeError, put, put_from};
+use super::{ComposeError, kernel, put, put_from, scratch};
 use crate::declaration::{Additions, LeaveOut};
 use crate::packages::{self, Lock, Package};
 use crate::pattern::Pattern;
@@ -16,7 +16,7 @@ use crate::tree::{Node, Tree};
 
 /// Part of every base tree's key: count it up when this module makes another
 /// tree of the same packages.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// What Debian's merged `/usr` has at the top, before any package is unpacked.
 const MERGED: [(&str, &str); 4] = [
     ("/bin", "usr/bin"),
@@ -119,7 +119,7 @@ fn compose(
         }
     }
     certificates(store, &mut tree)?;
-    kernel(store, toolbox, &mut tree)?;
+    kernel::arrange(store, toolbox, &mut tree)?;
     drop_empty_folders(&mut tree);
     libraries(store, toolbox, &mut tree)?;
     put(
@@ -227,49 +227,6 @@ fn certificates(store: &Store, tree: &mut Tree) -> Result<(), ComposeError> {
     put(store, tree, BUNDLE, 0o644, &bundle)
 }
 
-/// Moves the kernel beside its modules, where OSTree keeps it, and indexes the modules.
-fn kernel(store: &Store, toolbox: &Toolbox, tree: &mut Tree) -> Result<(), ComposeError> {
-    const IMAGE: &str = "/boot/vmlinuz-";
-    let kernels: BTreeSet<String> = tree
-        .below("/boot")
-        .filter_map(|(path, _)| path.strip_prefix(IMAGE).map(str::to_owned))
-        .collect();
-    let release = match kernels.first() {
-        Some(release) if kernels.len() == 1 => release.clone(),
-        _ => {
-            return Err(ComposeError::Kernels {
-                count: kernels.len(),
-            });
-        }
-    };
-    let modules = format!("/usr/lib/modules/{release}");
-    if let Some(image) = tree.get(&format!("{IMAGE}{release}")).cloned() {
-        tree.insert(&format!("{modules}/vmlinuz"), image)?;
-    }
-    tree.remove("/boot");
-    let work = scratch()?;
-    store.export(tree, work.path(), |path| path.starts_with(&modules))?;
-    toolbox
-        .tool("usr/sbin/depmod")
-        .arg("--basedir")
-        .arg(work.path().join("usr"))
-        .arg(&release)
-        .run()
-        .map_err(|source| ComposeError::Tool {
-            what: "index the kernel's modules",
-            source,
-        })?;
-    for index in read_folder(&work.path().join(modules.trim_start_matches('/')))? {
-        let path = format!("{modules}/{index}");
-        // What is there already (modules.builtin, modules.order) came from the package.
-        if index.starts_with("modules.") && tree.get(&path).is_none() {
-            let from = work.path().join(path.trim_start_matches('/'));
-            put_from(store, tree, &path, 0o644, &from)?;
-        }
-    }
-    Ok(())
-}
-
 /// Takes away folders that hold nothing because what they held was left out.
 fn drop_empty_folders(tree: &mut Tree) {
     let needed: BTreeSet<String> = tree
@@ -306,25 +263,4 @@ fn libraries(store: &Store, toolbox: &Toolbox, tree: &mut Tree) -> Result<(), Co
         })?;
     let from = work.path().join(CACHE.trim_start_matches('/'));
     put_from(store, tree, CACHE, 0o644, &from)
-}
-
-fn scratch() -> Result<tempfile::TempDir, ComposeError> {
-    tempfile::tempdir().map_err(|source| ComposeError::File {
-        path: std::env::temp_dir(),
-        source,
-    })
-}
-
-fn read_folder(path: &Path) -> Result<Vec<String>, ComposeError> {
-    let failed = |source| ComposeError::File {
-        path: path.to_owned(),
-        source,
-    };
-    let mut names = std::fs::read_dir(path)
-        .map_err(failed)?
-        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed)?;
-    names.sort();
-    Ok(names)
 }

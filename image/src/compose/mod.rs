@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod base;
+mod kernel;
 pub mod product;
 mod units;
 
@@ -42,6 +43,8 @@ pub enum ComposeError {
     StrangeFile { package: String, path: String },
     #[error("the packages bring {count} kernels, not one")]
     Kernels { count: usize },
+    #[error("{path} is no kernel module")]
+    Module { path: PathBuf },
     #[error("cannot {what}")]
     Tool {
         what: &'static str,
@@ -57,6 +60,14 @@ pub enum ComposeError {
     NoUnit { unit: String },
     #[error("unit {unit} is to be enabled and has no [Install] section that says how")]
     NoInstall { unit: String },
+}
+
+/// A folder that is gone with the value.
+fn scratch() -> Result<tempfile::TempDir, ComposeError> {
+    tempfile::tempdir().map_err(|source| ComposeError::File {
+        path: std::env::temp_dir(),
+        source,
+    })
 }
 
 /// Puts a file of ours into the tree.
