@@ -27,8 +27,10 @@ use self::values::Dictionary;
 use crate::driver::{Accepted, Handle, RequestError};
 use crate::machine::Request;
 use crate::metrics::Metrics;
+use crate::node::Standing;
 use crate::ports::Restart;
 use crate::refusal::{Failure, Refused};
+use crate::scrub::keeper::Bell;
 use crate::settings::Settings;
 
 /// The daemon's name on the bus.
@@ -46,15 +48,18 @@ pub struct Manager {
     handle: Handle,
     settings: Settings,
     metrics: Metrics,
+    scrub: Bell,
 }
 
 impl Manager {
-    /// Speaks for the head behind `handle`, its settings and its numbers.
-    pub const fn new(handle: Handle, settings: Settings, metrics: Metrics) -> Self {
+    /// Speaks for the head behind `handle`, its settings, its numbers, and who reads the
+    /// booted image.
+    pub const fn new(handle: Handle, settings: Settings, metrics: Metrics, scrub: Bell) -> Self {
         Self {
             handle,
             settings,
             metrics,
+            scrub,
         }
     }
 
@@ -209,6 +214,14 @@ impl Manager {
         let root_hash = arguments::root_hash(root_hash)?;
         self.wait(Request::Forgive { root_hash }, bus, &header)
             .await
+    }
+
+    fn scrub(&self) -> Result<(), BusError> {
+        if self.handle.view().node.booted.standing != Standing::Good {
+            return Err(Refused::BootedSlotNotGood.into());
+        }
+        self.scrub.ring();
+        Ok(())
     }
 
     #[zbus(out_args("slots"))]

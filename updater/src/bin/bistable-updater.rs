@@ -165,7 +165,12 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
     let settings = Settings::new(sources, config, handle.clone());
     let scrub = Keeper::new(reader, SystemClock, handle.clone());
     let metrics = Metrics::new(handle.clone(), rests).beside(scrub.progress());
-    let manager = dbus::Manager::new(handle.clone(), settings.clone(), metrics.clone());
+    let manager = dbus::Manager::new(
+        handle.clone(),
+        settings.clone(),
+        metrics.clone(),
+        scrub.bell(),
+    );
     bus.object_server()
         .at(dbus::MANAGER_PATH, manager)
         .await

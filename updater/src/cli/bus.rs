@@ -33,6 +33,7 @@ pub trait Manager {
     async fn mark_bad(&self, reason: &str, details: HashMap<&str, Variant<'_>>)
     -> zbus::Result<()>;
     async fn forgive(&self, root_hash: &str) -> zbus::Result<()>;
+    async fn scrub(&self) -> zbus::Result<()>;
     async fn list_slots(&self) -> zbus::Result<Vec<Dictionary>>;
     async fn list_releases(&self) -> zbus::Result<Vec<Dictionary>>;
     async fn list_barred(&self) -> zbus::Result<Vec<Dictionary>>;

@@ -172,6 +172,10 @@ impl Session {
                 manager.reload().await?;
                 say.words(output, "the settings are in force")?;
             }
+            Command::Scrub => {
+                manager.scrub().await?;
+                say.words(output, "the booted image is read in the background")?;
+            }
             Command::Forgive(forgive) => {
                 manager.forgive(&forgive.root_hash).await?;
                 say.words(output, "the image may be staged again")?;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use partition_layout::Slot;
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use super::mend::OnMedium;
 use super::proven::Prover;
@@ -28,6 +28,22 @@ const PER_CHUNK: Duration = Duration::from_millis(50);
 const NOTE: u64 = 64;
 /// While somebody updates, the reading waits.
 const GIVE_WAY: Duration = Duration::from_secs(5);
+
+/// Rung by who wants the booted image read now.
+#[derive(Debug, Clone, Default)]
+pub struct Bell(Arc<Notify>);
+
+impl Bell {
+    /// Has it read once more, whether or not that is due.
+    pub fn ring(&self) {
+        self.0.notify_one();
+    }
+
+    /// Returns whether it was rung before `time` had passed.
+    async fn is_rung_within(&self, time: Duration) -> bool {
+        timeout(time, self.0.notified()).await.is_ok()
+    }
+}
 
 /// How the reading stands, for everyone to see.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +69,7 @@ pub struct Keeper<D, C> {
     device: Arc<D>,
     clock: C,
     handle: Handle,
+    bell: Bell,
     progress: watch::Sender<Progress>,
 }
 
@@ -67,8 +84,14 @@ where
             device: Arc::new(device),
             clock,
             handle,
+            bell: Bell::default(),
             progress: watch::Sender::default(),
         }
+    }
+
+    /// Returns what has it read now.
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     /// Returns how far the reading is, now and later.
@@ -76,20 +99,25 @@ where
         self.progress.subscribe()
     }
 
-    /// Reads whenever it is due. `every` is asked each time; `None` is never.
+    /// Reads whenever it is due or the bell is rung. `every` is asked each time; `None`
+    /// is never.
     pub async fn keep(self, every: impl Fn() -> Option<Duration>) {
         self.handle.settled().await;
-        sleep(AFTER_BOOT.saturating_sub(self.clock.since_boot())).await;
+        let after_boot = AFTER_BOOT.saturating_sub(self.clock.since_boot());
+        let mut rung = self.bell.is_rung_within(after_boot).await;
         let keeper = Arc::new(self);
         loop {
             let node = keeper.handle.view().node.clone();
-            if node.booted.standing == Standing::Good
-                && let Some(every) = every()
-                && is_due(keeper.recall().as_ref(), every, keeper.clock.now())
-            {
+            let now = keeper.clock.now();
+            let due = || every().is_some_and(|every| is_due(keeper.recall().as_ref(), every, now));
+            if node.booted.standing == Standing::Good && (rung || due()) {
+                if rung {
+                    // All of it, not the rest of one that was broken off.
+                    keeper.read_again();
+                }
                 keeper.clone().read_and_mend().await;
             }
-            sleep(LOOK).await;
+            rung = keeper.bell.is_rung_within(LOOK).await;
         }
     }
 
@@ -101,7 +129,10 @@ where
         let read = tokio::task::spawn_blocking(move || keeper.read(&stop)).await;
         drop(ends);
         let rotten = match read {
-            Ok(Ok(reading)) if reading.rotten.is_empty() => return,
+            Ok(Ok(reading)) if reading.rotten.is_empty() => {
+                tracing::info!(blocks = reading.blocks, "the booted image is sound");
+                return;
+            }
             Ok(Ok(reading)) => reading.rotten,
             Ok(Err(Stopped)) => return,
             Err(error) => {

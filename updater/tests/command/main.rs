@@ -302,6 +302,14 @@ fn settings_that_are_refused_are_told_with_their_line() {
 }
 
 #[test]
+fn a_scrub_of_a_slot_that_is_not_good_is_refused() {
+    let node = Node::start();
+    let ran = node.run(&["scrub"]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.err.contains("the booted slot is not good"), "{ran:?}");
+}
+
+#[test]
 fn lists_are_tables_for_people_and_arrays_for_machines() {
     let node = Node::start();
     for list in ["slots", "history", "releases", "barred"] {

@@ -210,6 +210,13 @@ impl Manager {
         assert_eq!(details["unit"], Variant::from("u"));
     }
 
+    fn scrub(&self) -> Result<(), BusError> {
+        Err(refused(
+            ErrorName::BootedSlotNotGood,
+            "the booted slot is not good",
+        ))
+    }
+
     fn forgive(&self, root_hash: &str) {
         assert_eq!(root_hash, "5a");
     }

@@ -19,6 +19,7 @@ use updater::driver::{Handle, View};
 use updater::metrics::Metrics;
 use updater::pace::Rests;
 use updater::ports::Restart;
+use updater::scrub::keeper::Bell;
 use updater::settings::Settings;
 use zbus::fdo::{IntrospectableProxy, PropertiesProxy};
 use zbus::{Connection, OwnedVariant, Variant};
@@ -102,7 +103,7 @@ impl Stand {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&daemon.handle, folder.path());
         let metrics = Metrics::new(daemon.handle.clone(), Rests::default());
-        let manager = dbus::Manager::new(daemon.handle.clone(), settings, metrics);
+        let manager = dbus::Manager::new(daemon.handle.clone(), settings, metrics, Bell::default());
         server
             .object_server()
             .at(dbus::MANAGER_PATH, manager)

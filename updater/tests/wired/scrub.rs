@@ -41,6 +41,21 @@ async fn a_sound_image_is_read_and_nothing_is_done_about_it() {
 }
 
 #[tokio::test]
+async fn a_bell_has_the_image_read_though_no_reading_is_ever_due() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    stand.node.rot(Slot::A, 5 * BLOCK);
+    let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
+    let (bell, mut progress) = (keeper.bell(), keeper.progress());
+    let keeping = tokio::spawn(keeper.keep(|| None));
+    bell.ring();
+    let read = progress.wait_for(|now| now.finished.is_some());
+    assert_eq!(read.await.unwrap().rotten, 1);
+    keeping.abort();
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn rotten_blocks_are_mended_from_the_repository_which_need_not_be_believed() {
     let stand = Stand::new();
     let daemon = stand.daemon().await;

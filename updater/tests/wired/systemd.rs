@@ -9,6 +9,7 @@ use updater::host::Switch;
 use updater::metrics::Metrics;
 use updater::pace::Rests;
 use updater::ports::{Power, Record, Restart};
+use updater::scrub::keeper::Bell;
 use zbus::{ObjectPath, interface};
 
 use super::bus::{PrivateBus, settings};
@@ -93,7 +94,7 @@ async fn the_history_names_the_callers_user_and_unit_as_far_as_they_are_known() 
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(&daemon.handle, folder.path());
     let metrics = Metrics::new(daemon.handle.clone(), Rests::default());
-    let manager = dbus::Manager::new(daemon.handle.clone(), settings, metrics);
+    let manager = dbus::Manager::new(daemon.handle.clone(), settings, metrics, Bell::default());
     let objects = server.object_server();
     objects.at(dbus::MANAGER_PATH, manager).await.unwrap();
     server.request_name(dbus::BUS_NAME).await.unwrap();
