@@ -1,6 +1,10 @@
 //! A barrier on the way of a thread: closed, it holds whoever comes.
 
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+/// After this, a test that failed with the barrier closed is let go, so that it ends.
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 struct State {
@@ -28,7 +32,10 @@ impl Barrier {
         let mut held = state.lock().unwrap();
         held.waiting += 1;
         changed.notify_all();
-        let mut held = changed.wait_while(held, |state| state.closed).unwrap();
+        let waited = changed.wait_timeout_while(held, LIMIT, |state| state.closed);
+        let (mut held, _) = waited.unwrap();
+        // Open already, but for the test that failed.
+        held.closed = false;
         held.waiting -= 1;
     }
 
