@@ -33,6 +33,10 @@ const CHECK_EVERY: SignedDuration = SignedDuration::from_hours(6);
 /// What each node waits beyond that, by a share of its own, lest a fleet that was
 /// started together asks together.
 const CHECK_SPREAD: SignedDuration = SignedDuration::from_hours(1);
+/// How old the channel's word may be for staging or rebooting on it: a rollout that was
+/// stopped is stopped within this time. Longer than it is from one `Proceed` of the timer
+/// to the next, so that the one after a check finds it fresh.
+const FRESH: SignedDuration = SignedDuration::from_mins(30);
 /// A release that could not be staged is left alone so long: long enough that a
 /// server in trouble is not made to fall over, short enough for tonight's window.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_hours(1);
@@ -259,7 +263,19 @@ fn stage(
     hold_for_rollout(situation, offer)?;
     hold_after_attempt(situation, version, now)?;
     hold_for_window(rules, version, now)?;
-    Ok(Decision::Stage(version.clone()))
+    Ok(on_fresh_word(
+        Decision::Stage(version.clone()),
+        situation,
+        now,
+    ))
+}
+
+/// Returns what was decided if the channel was read just now, or else to read it first.
+fn on_fresh_word(decision: Decision, situation: &Situation<'_>, now: Timestamp) -> Decision {
+    match situation.last_check {
+        Some(last) if now.duration_since(last) <= FRESH => decision,
+        _ => Decision::Check,
+    }
 }
 
 fn reboot(
@@ -275,7 +291,7 @@ fn reboot(
     // A rollout that was stopped holds those too that have staged already.
     hold_for_rollout(situation, offer)?;
     hold_for_window(rules, version, now)?;
-    Ok(Decision::Reboot)
+    Ok(on_fresh_word(Decision::Reboot, situation, now))
 }
 
 fn hold_for_rollout(situation: &Situation<'_>, offer: &Offer) -> Result<(), Held> {

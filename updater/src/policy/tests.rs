@@ -88,7 +88,7 @@ fn night() -> Windows {
     }])
 }
 
-/// A node that checked an hour ago.
+/// A node that checked ten minutes ago.
 struct Case {
     rules: Rules,
     state: State,
@@ -105,7 +105,7 @@ impl Case {
             rules: rules(automatic),
             state: rest(Box::new(node)),
             offer: Some(offer(offered)),
-            last_check: Some(at("2026-11-21T15:00:00Z")),
+            last_check: Some(at("2026-11-21T15:50:00Z")),
             last_attempt: None,
             machine_id: MachineId::new("00000000000000000000000000000000\n"),
             now: at(NOW),
@@ -179,6 +179,20 @@ fn a_check_is_due_at_first_and_then_every_six_hours_and_a_share_of_the_nodes_own
     }
     due.dedup();
     assert!(due.len() > 1, "{due:?}");
+}
+
+#[test]
+fn nothing_is_staged_or_rebooted_on_an_old_word_of_the_channel() {
+    for node in [node(), with_staged("1.3")] {
+        let mut case = Case::new(Automatic::Reboot, node, "1.3");
+        case.last_check = Some(case.now - SignedDuration::from_mins(31));
+        assert_eq!(case.decide(), Decision::Check);
+        case.last_check = Some(case.now - SignedDuration::from_mins(30));
+        assert!(matches!(
+            case.decide(),
+            Decision::Stage(_) | Decision::Reboot
+        ));
+    }
 }
 
 #[test]

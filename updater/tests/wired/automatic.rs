@@ -214,6 +214,7 @@ async fn what_cannot_be_staged_is_not_tried_again_at_once() {
     stand.repository.lie(Lie::None);
     stand.at("2026-11-22T00:00:00Z").await;
     assert_eq!(stand.held(), "");
+    assert_eq!(stand.proceed().await, "check");
     assert_eq!(stand.proceed().await, "stage");
     assert_eq!(stand.daemon.state(), "staged");
     stand.daemon.stop().await;
