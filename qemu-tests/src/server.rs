@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How a file is served wrongly.
@@ -20,8 +21,24 @@ pub enum Fault {
     TruncateAt(u64),
     /// The connection is closed here, with more announced.
     HangUpAt(u64),
+    /// Nothing more is sent from here on, with the connection open, until [`Server::heal`].
+    StallAt(u64),
     /// The file is not there.
     Absent,
+}
+
+/// How the server treats all files alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manner {
+    /// As HTTP has it.
+    #[default]
+    Well,
+    /// Whoever asks for a part of a file gets all of it.
+    WithoutRanges,
+    /// The connection is closed after so many bytes of each answer.
+    HangsUpAfter(u64),
+    /// One bit is wrong in the first byte of every answer from below this folder.
+    LiesBelow(&'static str),
 }
 
 /// A request that was answered.
@@ -31,6 +48,8 @@ pub struct Served {
     pub path: String,
     /// The HTTP status of the answer.
     pub status: u16,
+    /// Where in the file the answer begins.
+    pub from: u64,
     /// How many bytes of the file were sent.
     pub bytes: u64,
 }
@@ -49,7 +68,10 @@ pub struct Server {
 struct State {
     folder: PathBuf,
     faults: HashMap<String, Fault>,
+    manner: Manner,
     served: Vec<Served>,
+    /// Counts up whenever everything is healed: what stalls waits for that.
+    healed: watch::Sender<u64>,
 }
 
 impl Server {
@@ -69,7 +91,9 @@ impl Server {
         let state = State {
             folder: folder.into(),
             faults: HashMap::new(),
+            manner: Manner::Well,
             served: Vec::new(),
+            healed: watch::Sender::new(0),
         };
         let state = Arc::new(Mutex::new(state));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
@@ -95,9 +119,17 @@ impl Server {
         lock(&self.state).faults.insert(path.into(), fault);
     }
 
+    /// Treats all files so from now on.
+    pub fn behave(&self, manner: Manner) {
+        lock(&self.state).manner = manner;
+    }
+
     /// Serves everything as it is again.
     pub fn heal(&self) {
-        lock(&self.state).faults.clear();
+        let mut state = lock(&self.state);
+        state.faults.clear();
+        state.manner = Manner::Well;
+        state.healed.send_modify(|times| *times += 1);
     }
 
     /// Returns all requests so far.
@@ -138,15 +170,41 @@ async fn converse(stream: TcpStream, state: &Mutex<State>) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     while let Some(request) = Request::read(&mut stream).await? {
-        let fault = lock(state).faults.get(&request.path).copied();
-        let folder = lock(state).folder.clone();
-        let (served, verdict) = answer(&request, &folder, fault, stream.get_mut()).await?;
+        let (how, healed) = {
+            let state = lock(state);
+            let how = How {
+                folder: state.folder.clone(),
+                fault: state.faults.get(&request.path).copied(),
+                manner: state.manner,
+            };
+            (how, state.healed.subscribe())
+        };
+        let (served, verdict) = answer(&request, &how, stream.get_mut()).await?;
         lock(state).served.push(served);
-        if verdict == Verdict::HangUp {
-            break;
+        match verdict {
+            Verdict::KeepOpen => {}
+            Verdict::HangUp => break,
+            Verdict::Stall => {
+                stalled(healed).await;
+                break;
+            }
         }
     }
     Ok(())
+}
+
+/// Waits until everything is healed.
+async fn stalled(mut healed: watch::Receiver<u64>) {
+    // Fails when the server is gone: then nobody waits for more either.
+    drop(healed.changed().await);
+}
+
+/// How one request is answered.
+#[derive(Debug)]
+struct How {
+    folder: PathBuf,
+    fault: Option<Fault>,
+    manner: Manner,
 }
 
 #[derive(Debug)]
@@ -206,17 +264,20 @@ fn parse_range(value: &str) -> Option<(u64, Option<u64>)> {
 enum Verdict {
     KeepOpen,
     HangUp,
+    /// Neither send nor hang up.
+    Stall,
 }
 
-async fn answer(
-    request: &Request,
-    folder: &Path,
-    fault: Option<Fault>,
-    stream: &mut TcpStream,
-) -> Result<(Served, Verdict)> {
+async fn answer(request: &Request, how: &How, stream: &mut TcpStream) -> Result<(Served, Verdict)> {
+    let fault = how.fault;
+    let range = match how.manner {
+        Manner::WithoutRanges => None,
+        Manner::Well | Manner::HangsUpAfter(_) | Manner::LiesBelow(_) => request.range,
+    };
     let refuse = |status| Served {
         path: request.path.clone(),
         status,
+        from: 0,
         bytes: 0,
     };
     let inside = Path::new(&request.path)
@@ -225,7 +286,7 @@ async fn answer(
     let file = match fault {
         Some(Fault::Absent) => None,
         _ if !inside => None,
-        _ => File::open(folder.join(&request.path)).await.ok(),
+        _ => File::open(how.folder.join(&request.path)).await.ok(),
     };
     let Some(mut file) = file else {
         stream
@@ -239,29 +300,32 @@ async fn answer(
     } else {
         whole
     };
-    let (from, to) = match request.range {
+    let (from, to) = match range {
         None => (0, size),
         Some((from, last)) => (
             from,
             last.map_or(size, |last| size.min(last.saturating_add(1))),
         ),
     };
-    if from > to || (from == size && request.range.is_some()) {
+    if from > to || (from == size && range.is_some()) {
         let head = format!(
             "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */{size}\r\nContent-Length: 0\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await?;
         return Ok((refuse(416), Verdict::KeepOpen));
     }
-    let (status, reason) = if request.range.is_some() {
+    let (status, reason) = if range.is_some() {
         (206, "Partial Content")
     } else {
         (200, "OK")
     };
     let mut head = format!(
-        "HTTP/1.1 {status} {reason}\r\nAccept-Ranges: bytes\r\nContent-Length: {}\r\n",
+        "HTTP/1.1 {status} {reason}\r\nContent-Length: {}\r\n",
         to - from
     );
+    if how.manner != Manner::WithoutRanges {
+        head += "Accept-Ranges: bytes\r\n";
+    }
     if status == 206 {
         head += &format!(
             "Content-Range: bytes {from}-{}/{size}\r\n",
@@ -273,33 +337,35 @@ async fn answer(
     let mut served = Served {
         path: request.path.clone(),
         status,
+        from,
         bytes: 0,
     };
     if request.method == "HEAD" {
         return Ok((served, Verdict::KeepOpen));
     }
-    let cut = if let Some(Fault::HangUpAt(at)) = fault {
-        to.min(at.max(from))
-    } else {
-        to
+    let (end, verdict) = match (fault, how.manner) {
+        (Some(Fault::HangUpAt(at)), _) => (at.max(from), Verdict::HangUp),
+        (Some(Fault::StallAt(at)), _) => (at.max(from), Verdict::Stall),
+        (_, Manner::HangsUpAfter(bytes)) => (from.saturating_add(bytes), Verdict::HangUp),
+        _ => (to, Verdict::KeepOpen),
     };
-    served.bytes = send(&mut file, from, cut, fault, stream).await?;
-    Ok((
-        served,
-        if cut < to {
-            Verdict::HangUp
-        } else {
-            Verdict::KeepOpen
-        },
-    ))
+    let cut = to.min(end);
+    let flipped = match (fault, how.manner) {
+        (Some(Fault::FlipAt(offset)), _) => Some(offset),
+        (_, Manner::LiesBelow(folder)) => request.path.starts_with(folder).then_some(from),
+        _ => None,
+    };
+    served.bytes = send(&mut file, from, cut, flipped, stream).await?;
+    Ok((served, if cut < to { verdict } else { Verdict::KeepOpen }))
 }
 
-/// Sends the file's bytes `from..to`, and returns how many that were.
+/// Sends the file's bytes `from..to`, one bit of that at `flipped` not as it should be, and
+/// returns how many that were.
 async fn send(
     file: &mut File,
     from: u64,
     to: u64,
-    fault: Option<Fault>,
+    flipped: Option<u64>,
     stream: &mut TcpStream,
 ) -> Result<u64> {
     file.seek(SeekFrom::Start(from)).await?;
@@ -312,7 +378,7 @@ async fn send(
         if bytes.is_empty() {
             return Ok(at - from);
         }
-        if let Some(Fault::FlipAt(offset)) = fault
+        if let Some(offset) = flipped
             && let Some(index) = offset
                 .checked_sub(at)
                 .and_then(|index| usize::try_from(index).ok())
@@ -369,6 +435,7 @@ mod tests {
             [Served {
                 path: "file".into(),
                 status: 206,
+                from: 2,
                 bytes: 3
             }]
         );
@@ -407,6 +474,47 @@ mod tests {
                 .await
                 .ends_with("\r\n\r\n0123456789")
         );
+    }
+
+    #[tokio::test]
+    async fn each_manner_is_that_of_every_answer() {
+        let (server, _folder) = server().await;
+        server.behave(Manner::WithoutRanges);
+        let answer = get(&server, "GET /file HTTP/1.1\r\nRange: bytes=2-4").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n0123456789"),
+            "{answer}"
+        );
+        server.behave(Manner::LiesBelow("f"));
+        let answer = get(&server, "GET /file HTTP/1.1\r\nRange: bytes=2-4").await;
+        assert!(answer.ends_with("\r\n\r\n334"), "{answer}");
+        server.behave(Manner::HangsUpAfter(2));
+        let answer = get(&server, "GET /file HTTP/1.1\r\nRange: bytes=2-8").await;
+        assert!(
+            answer.contains("Content-Length: 7\r\n") && answer.ends_with("\r\n\r\n23"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_stalls_says_nothing_more_until_it_is_healed() {
+        let (server, _folder) = server().await;
+        server.spoil("file", Fault::StallAt(4));
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port))
+            .await
+            .expect("connected");
+        stream
+            .write_all(b"GET /file HTTP/1.1\r\n\r\n")
+            .await
+            .expect("sent");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n0123") {
+            answer.push(stream.read_u8().await.expect("a byte"));
+        }
+        server.heal();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.expect("the end");
+        assert_eq!(rest, b"");
     }
 
     #[tokio::test]
