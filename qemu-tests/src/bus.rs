@@ -99,6 +99,8 @@ pub struct Updater {
     pub floor: String,
     /// Name and message of the last failed job.
     pub last_error: (String, String),
+    /// Why the node does nothing by itself now, in a word; empty when it would.
+    pub held: String,
     /// Why the node last left a trial.
     pub last_rollback: Rollback,
 }
@@ -152,6 +154,8 @@ pub struct JobReport {
     pub bytes_done: u64,
     /// All work.
     pub bytes_total: u64,
+    /// Whether it is held still.
+    pub paused: bool,
     /// Empty while it runs; then `done`, `failed` or `cancelled`.
     pub result: String,
     /// Name and message of what failed.
@@ -291,6 +295,15 @@ impl Bus {
         Ok(Job { bus: self, path })
     }
 
+    /// Has the node do what its settings allow it to do by itself now, and returns that.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the updater does not answer.
+    pub async fn proceed(&self) -> Result<String> {
+        self.manager("Proceed", &()).await
+    }
+
     /// Asks for a reboot.
     ///
     /// # Errors
@@ -302,6 +315,15 @@ impl Bus {
             Err(error) if error.downcast_ref::<Refused>().is_none() => Ok(()),
             other => other,
         }
+    }
+
+    /// Has the booted image read through.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`Refused`] when the booted slot is not good.
+    pub async fn scrub(&self) -> Result<()> {
+        self.manager("Scrub", &()).await
     }
 
     /// Takes an image off the list of those that failed here.
@@ -596,6 +618,21 @@ impl Job<'_> {
                 })
             })
             .await
+    }
+
+    /// Gives the order `Cancel`, `Pause` or `Resume`.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`Refused`] when the updater does not take it.
+    pub async fn order(&self, order: &str) -> Result<()> {
+        self.bus
+            .proxy(UPDATER, self.path.as_str(), JOB)
+            .await?
+            .call(order, &())
+            .await
+            .map_err(named)
+            .with_context(|| format!("{order} failed"))
     }
 
     /// Waits until the job has ended.

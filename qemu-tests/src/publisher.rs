@@ -47,6 +47,8 @@ pub struct Blobs {
     pub verity: Blob,
     /// The kernel with its initrd.
     pub uki: Blob,
+    /// The root image, compressed.
+    pub packed: Option<Blob>,
 }
 
 impl Repository {
@@ -116,6 +118,17 @@ impl Publisher {
     /// Fails with what the publisher's program says.
     pub fn publish(&self, image: &Image, repository: &Repository) -> Result<()> {
         self.run(self.publishing(image, repository))
+    }
+
+    /// As [`Self::publish`], without patches against what was published before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish`].
+    pub fn publish_without_patches(&self, image: &Image, repository: &Repository) -> Result<()> {
+        let mut command = self.publishing(image, repository);
+        command.args(["--patches", "0"]);
+        self.run(command)
     }
 
     /// Signs what `repository` holds anew, valid until `expires`, which may be past.

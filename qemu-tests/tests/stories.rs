@@ -4,6 +4,8 @@
 //! the disk from outside when the node is off. `cargo xtask test` makes what
 //! they stand on (see `qemu_tests::fixtures`) and runs them, several at a time.
 
+#[path = "stories/bad_network.rs"]
+mod bad_network;
 #[path = "stories/boot.rs"]
 mod boot;
 #[path = "stories/broken_var.rs"]
@@ -20,6 +22,8 @@ mod never_up;
 mod operator;
 #[path = "stories/power_cut.rs"]
 mod power_cut;
+#[path = "stories/rotten_block.rs"]
+mod rotten_block;
 #[path = "stories/sick_unit.rs"]
 mod sick_unit;
 #[path = "stories/stuck.rs"]

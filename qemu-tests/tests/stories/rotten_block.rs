@@ -1,0 +1,57 @@
+//! Story 10: a block of the booted image that rots is found and mended before anybody runs into it.
+
+use anyhow::{Result, ensure};
+use partition_layout::Slot;
+use qemu_tests::deadline::{Deadline, Look};
+use qemu_tests::node::BOOT_SECONDS;
+use qemu_tests::smbios::Handed;
+use qemu_tests::story::{expect_slots, tell};
+use serde_json::Value;
+
+use crate::tale::{EMPTY, at_rest, good};
+
+/// How far from the image's end: among the files that no boot reads.
+const FROM_END: u64 = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotten_block_of_the_booted_image_is_found_and_mended() -> Result<()> {
+    tell("rotten-block", async |story| {
+        let one = story.image("1")?;
+        let shop = story.open_shop(&["1"]).await?;
+        let machine = story.machine(shop.configure(Handed::default()))?;
+        machine.disk()?.flip(Slot::A, one.sizes.root - FROM_END)?;
+        ensure!(
+            machine.disk()?.expect_root(Slot::A, &one).is_err(),
+            "the block is not rotten"
+        );
+        let node = machine.power_on().await?;
+        let bus = node.bus().await?;
+        at_rest(&bus).await?;
+        expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
+        story.step("release 1 runs, with a rotten block");
+
+        bus.scrub().await?;
+        let told = Deadline::after(BOOT_SECONDS)
+            .until("the block to be mended", async || {
+                let history = bus.history().await?;
+                let last = history.first().cloned().unwrap_or_default();
+                ensure!(last["event"] != "rotten", "it was not mended: {last}");
+                Ok(if last["event"] == "mended" {
+                    Look::Found(last)
+                } else {
+                    Look::NotYet(format!("the history ends with {last}"))
+                })
+            })
+            .await?;
+        let message = told.get("message").and_then(Value::as_str).unwrap_or("");
+        ensure!(
+            message.contains("(/") && message.contains("from the repository"),
+            "it was told without a file, or came from elsewhere: {message}"
+        );
+        story.step(message);
+
+        let machine = node.shut_down().await?;
+        machine.disk()?.expect_root(Slot::A, &one)
+    })
+    .await
+}
