@@ -1,5 +1,8 @@
 //! An operator's day on the shipped command, with a daemon that is killed in between.
 
+use std::fs::File;
+use std::io::Write as _;
+
 use anyhow::{Context, Result, ensure};
 use partition_layout::Slot;
 use qemu_tests::bus::{Bus, StageOptions};
@@ -38,6 +41,42 @@ const HISTORY: Call = Call {
     name: "history",
     line: "/usr/bin/bistable history --json",
 };
+const CHECK: Call = Call {
+    name: "check",
+    line: "/usr/bin/bistable check",
+};
+const PLAN: Call = Call {
+    name: "plan",
+    line: "/usr/bin/bistable plan",
+};
+const PROCEED: Call = Call {
+    name: "proceed",
+    line: "/usr/bin/bistable proceed",
+};
+const RELOAD: Call = Call {
+    name: "reload",
+    line: "/usr/bin/bistable reload",
+};
+const STANDING: Call = Call {
+    name: "standing",
+    line: "/usr/bin/bistable status",
+};
+const HAPPENED: Call = Call {
+    name: "happened",
+    line: "/usr/bin/bistable history",
+};
+const METRICS: Call = Call {
+    name: "metrics",
+    line: "/usr/bin/bistable metrics",
+};
+const CALLS: [Call; 13] = [
+    STATUS, NONSENSE, UNKNOWN, STAGE, SLOTS, HISTORY, CHECK, PLAN, PROCEED, RELOAD, STANDING,
+    HAPPENED, METRICS,
+];
+
+/// What was typed and what came of it, kept in the story's folder: the examples in the
+/// documentation are from there.
+const TRANSCRIPT: &str = "transcript.txt";
 
 /// Where the daemon is killed, in percent of the work of staging: at the first
 /// blocks, in the middle of the root, in the read-back.
@@ -45,9 +84,22 @@ const KILLS: [u64; 4] = [2, 35, 70, 95];
 
 const SIGKILL: i32 = 9;
 
-async fn exits(call: Call, node: &Node, bus: &Bus, code: u64) -> Result<Ran> {
-    call.exits(node, bus, code, Deadline::after(STAGE_SECONDS))
-        .await
+/// A node, and who sits at it.
+struct Seat<'a> {
+    node: &'a Node,
+    bus: &'a Bus,
+    transcript: File,
+}
+
+impl Seat<'_> {
+    async fn exits(&mut self, call: Call, code: u64) -> Result<Ran> {
+        let deadline = Deadline::after(STAGE_SECONDS);
+        let ran = call.exits(self.node, self.bus, code, deadline).await?;
+        let typed = call.line.trim_start_matches("/usr/bin/");
+        write!(self.transcript, "$ {typed}\n{}{}", ran.out, ran.err)
+            .context("cannot keep the transcript")?;
+        Ok(ran)
+    }
 }
 
 fn json(ran: &Ran) -> Result<Value> {
@@ -92,8 +144,8 @@ async fn kill_while_staging(node: &Node, bus: &Bus, one: &Image, percent: u64) -
 }
 
 /// Stages with the command, off a terminal.
-async fn stage_by_command(node: &Node, bus: &Bus, two: &Image) -> Result<()> {
-    let staged = exits(STAGE, node, bus, 0).await?;
+async fn stage_by_command(seat: &mut Seat<'_>, two: &Image) -> Result<()> {
+    let staged = seat.exits(STAGE, 0).await?;
     let percents: Vec<u64> = staged
         .out
         .lines()
@@ -117,7 +169,7 @@ async fn stage_by_command(node: &Node, bus: &Bus, two: &Image) -> Result<()> {
 async fn day(story: &mut Story) -> Result<()> {
     let (one, two) = (story.image("1")?, story.image("2")?);
     let shop = story.open_shop(&["2"]).await?;
-    let handed = [STATUS, NONSENSE, UNKNOWN, STAGE, SLOTS, HISTORY]
+    let handed = CALLS
         .iter()
         .fold(shop.configure(Handed::default()), |handed, call| {
             call.hand_in(handed)
@@ -125,18 +177,25 @@ async fn day(story: &mut Story) -> Result<()> {
     let node = story.machine_with_probe(handed, &[])?.power_on().await?;
     let bus = node.bus().await?;
     at_rest(&bus).await?;
+    let transcript = story.folder().join(TRANSCRIPT);
+    let mut seat = Seat {
+        node: &node,
+        bus: &bus,
+        transcript: File::create(&transcript)
+            .with_context(|| format!("cannot make {}", transcript.display()))?,
+    };
 
-    let status = json(&exits(STATUS, &node, &bus, 0).await?)?;
+    let status = json(&seat.exits(STATUS, 0).await?)?;
     ensure!(
         status["booted_version"] == one.version.as_str() && status["booted_slot"] == "A",
         "{status}"
     );
-    let nonsense = exits(NONSENSE, &node, &bus, 2).await?;
+    let nonsense = seat.exits(NONSENSE, 2).await?;
     ensure!(
         nonsense.err.contains("99") && nonsense.err.contains("--tries"),
         "{nonsense:?}"
     );
-    let unknown = exits(UNKNOWN, &node, &bus, 3).await?;
+    let unknown = seat.exits(UNKNOWN, 3).await?;
     ensure!(
         unknown.err.contains("99.9") && unknown.err.contains("hint: "),
         "{unknown:?}"
@@ -144,25 +203,46 @@ async fn day(story: &mut Story) -> Result<()> {
     at_rest(&bus).await?;
     story.step("the command answers, and refuses");
 
+    seat.exits(CHECK, 0).await?;
+    let plan = seat.exits(PLAN, 0).await?;
+    let sent = shop.server.bytes_sent();
+    ensure!(
+        plan.out.contains("patch") && plan.out.contains(&two.version),
+        "{plan:?}"
+    );
+    let reloaded = seat.exits(RELOAD, 0).await?;
+    let proceeded = seat.exits(PROCEED, 0).await?;
+    ensure!(
+        proceeded.out.starts_with("nothing to do now: "),
+        "{reloaded:?}, then {proceeded:?}"
+    );
+    expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
+    story.step(&format!("a plan was made; {sent} bytes were sent so far"));
+
     for percent in KILLS {
         let phase = kill_while_staging(&node, &bus, &one, percent).await?;
         story.step(&format!("the daemon was killed at {percent} % ({phase})"));
     }
 
-    stage_by_command(&node, &bus, &two).await?;
+    stage_by_command(&mut seat, &two).await?;
     expect_slots(&bus, Slot::A, good(&one), armed(&two)).await?;
-    let slots = exits(SLOTS, &node, &bus, 0).await?;
+    let slots = seat.exits(SLOTS, 0).await?;
     ensure!(
         slots.out.contains("A (running)") && slots.out.contains("armed"),
         "{slots:?}"
     );
-    let history = json(&exits(HISTORY, &node, &bus, 0).await?)?;
+    let history = json(&seat.exits(HISTORY, 0).await?)?;
     let staged = history
         .as_array()
         .into_iter()
         .flatten()
         .any(|entry| entry["event"] == "staged" && entry["version"] == two.version.as_str());
     ensure!(staged, "the history does not tell of it: {history}");
+    seat.exits(STANDING, 0).await?;
+    seat.exits(HAPPENED, 0).await?;
+    let metrics = seat.exits(METRICS, 0).await?;
+    let staged = format!("bistable_staged_info{{version=\"{}\"", two.version);
+    ensure!(metrics.out.contains(&staged), "{metrics:?}");
     story.step("staged with the command");
 
     let machine = node.shut_down().await?;
