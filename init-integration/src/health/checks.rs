@@ -27,8 +27,8 @@ const BUILT_IN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Places {
     /// containerd's socket.
     pub containerd: PathBuf,
-    /// The device of the booted image, or why there is none.
-    pub image: Result<PathBuf, String>,
+    /// The device of the booted image, or why there is none; `None` where it is not to be read.
+    pub image: Option<Result<PathBuf, String>>,
     /// Made when the image has been read in this boot.
     pub image_mark: PathBuf,
     /// What is remembered of the network.
@@ -86,10 +86,10 @@ enum Probe {
 impl Checks {
     /// Returns the built-in checks and those of `configuration`.
     pub fn new(configuration: &Configuration, places: Places) -> Result<Self, reqwest::Error> {
-        let image = match places.image {
+        let image = places.image.map(|image| match image {
             Ok(device) => Probe::Image(ImageReading::new(device, places.image_mark)),
             Err(why) => Probe::Lost(why),
-        };
+        });
         let mut all = vec![
             NamedProbe::built_in("failed-units", Probe::FailedUnits),
             NamedProbe::built_in("starting-units", Probe::StartingUnits),
@@ -98,8 +98,8 @@ impl Checks {
                 ..NamedProbe::built_in("network", Probe::Network)
             },
             NamedProbe::built_in("containerd-api", Probe::Containerd(places.containerd)),
-            NamedProbe::built_in("image", image),
         ];
+        all.extend(image.map(|image| NamedProbe::built_in("image", image)));
         if let Some(mistake) = configuration.mistakes.first() {
             let why = crate::report::Chain(mistake).to_string();
             all.push(NamedProbe::built_in("configuration", Probe::Lost(why)));

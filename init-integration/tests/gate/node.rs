@@ -193,7 +193,7 @@ impl Node {
         let configuration = Configuration::read(&[self.folder.path().to_owned()]);
         let places = Places {
             containerd: self.path("containerd.sock"),
-            image: Ok(self.path("image")),
+            image: Some(Ok(self.path("image"))),
             image_mark: self.path("image-read"),
             network: self.network(),
             root_hash: ROOT_HASH.to_owned(),
