@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 pub enum Fault {
     /// One bit of the byte at this offset is not as it should be.
     FlipAt(u64),
+    /// One bit is wrong in the first byte of every answer.
+    Lies,
     /// The file ends here, as if an upload had been cut short.
     TruncateAt(u64),
     /// The connection is closed here, with more announced.
@@ -352,6 +354,7 @@ async fn answer(request: &Request, how: &How, stream: &mut TcpStream) -> Result<
     let cut = to.min(end);
     let flipped = match (fault, how.manner) {
         (Some(Fault::FlipAt(offset)), _) => Some(offset),
+        (Some(Fault::Lies), _) => Some(from),
         (_, Manner::LiesBelow(folder)) => request.path.starts_with(folder).then_some(from),
         _ => None,
     };

@@ -59,7 +59,9 @@ async fn a_hostile_repository_arms_nothing_and_a_sound_one_still_updates() -> Re
         story.step("a stranger is refused");
 
         shop.server.serve(shop.repository.folder());
-        shop.publisher.publish(&two, &shop.repository)?;
+        // Without patches, so that there is something to spoil.
+        shop.publisher
+            .publish_without_patches(&two, &shop.repository)?;
         shop.publisher
             .refresh(&shop.repository, Some("2020-01-01T00:00:00Z"))?;
         refused(&bus, "MetadataExpired", &one)
@@ -69,34 +71,34 @@ async fn a_hostile_repository_arms_nothing_and_a_sound_one_still_updates() -> Re
         story.step("expired metadata is refused");
 
         let blobs = shop.repository.blobs(&two.version)?;
-        shop.server
-            .spoil(&blobs.root.path(), Fault::FlipAt(blobs.root.size / 2));
+        let packed = blobs.packed.as_ref().context("no compressed root image")?;
+        // In the order of their use: what an attempt has brought is not fetched again.
+        shop.server.spoil(&blobs.verity.path(), Fault::Lies);
         refused(&bus, "BlobCorrupt", &one)
             .await
-            .context("a flipped byte in the root image")?;
+            .context("flipped bytes in the hash tree")?;
         shop.server.heal();
-        story.step("a flipped byte is refused");
-        shop.server
-            .spoil(&blobs.verity.path(), Fault::FlipAt(blobs.verity.size / 2));
+        for blob in [&blobs.root, packed] {
+            shop.server.spoil(&blob.path(), Fault::Lies);
+        }
         refused(&bus, "BlobCorrupt", &one)
             .await
-            .context("a flipped byte in the hash tree")?;
+            .context("flipped bytes in the root image")?;
         shop.server.heal();
-        shop.server
-            .spoil(&blobs.uki.path(), Fault::FlipAt(blobs.uki.size / 2));
-        refused(&bus, "BlobCorrupt", &one)
-            .await
-            .context("a flipped byte in the kernel")?;
-        shop.server.heal();
-        shop.server.spoil(
-            &blobs.root.path(),
-            Fault::TruncateAt(blobs.root.size / 4 + 17),
-        );
+        story.step("flipped bytes are refused");
+        for blob in [&blobs.root, packed] {
+            shop.server.spoil(&blob.path(), Fault::TruncateAt(17));
+        }
         refused(&bus, "BlobTruncated", &one)
             .await
             .context("a truncated root image")?;
         shop.server.heal();
         story.step("a truncated blob is refused");
+        shop.server.spoil(&blobs.uki.path(), Fault::Lies);
+        refused(&bus, "BlobCorrupt", &one)
+            .await
+            .context("flipped bytes in the kernel")?;
+        shop.server.heal();
 
         stage_well(&bus, &two, StageOptions::default())
             .await
