@@ -23,7 +23,9 @@ async fn a_rotten_block_of_the_booted_image_is_found_and_mended() -> Result<()> 
         let one = story.image("1")?;
         let shop = story.open_shop(&["1"]).await?;
         let machine = story.machine(shop.configure(Handed::default()))?;
-        machine.disk()?.flip(Slot::A, one.sizes.root / 100 * PERCENT)?;
+        machine
+            .disk()?
+            .flip(Slot::A, one.sizes.root / 100 * PERCENT)?;
         ensure!(
             machine.disk()?.expect_root(Slot::A, &one).is_err(),
             "the block is not rotten"
