@@ -76,14 +76,33 @@ pub const PACKAGES: [Package; 22] = [
     ),
     package(
         "util-linux",
-        &["setpriv"],
-        "no virtual machine outlives its test",
+        &["setpriv", "partx", "blockdev"],
+        "no virtual machine outlives its test; partitions of loop devices",
     ),
     package(
         "xz-utils",
         &["xz"],
         "the kernel's modules, and the damaged partition tables among the known answers",
     ),
+];
+
+/// What the benches need besides: the field's tools, and what they are measured with.
+pub const BENCH_PACKAGES: [Package; 11] = [
+    package("casync", &["casync"], "peer of the updater"),
+    package("curl", &["curl"], "the floor of what an update costs"),
+    package("dbus-bin", &["dbus-send"], "asking whether a peer is ready"),
+    package(
+        "diffutils",
+        &["cmp"],
+        "what was installed, beside what should be",
+    ),
+    package("fio", &["fio"], "small synced writes beside an update"),
+    package("nginx-light", &["nginx"], "the web server of all updaters"),
+    package("openssl", &["openssl"], "signatures for the peers"),
+    package("rauc", &["rauc"], "peer of the updater"),
+    package("squashfs-tools", &["mksquashfs"], "the peer RAUC's bundles"),
+    package("swupdate", &["swupdate"], "peer of the updater"),
+    package("zstd", &["zstd"], "the peer SWUpdate's images"),
 ];
 
 const fn package(
@@ -113,10 +132,20 @@ impl Package {
         }
     }
 
+    /// Returns the command of ours that installs it.
+    pub(crate) fn installer(&self) -> &'static str {
+        if BENCH_PACKAGES.contains(self) {
+            "`cargo xtask bench update`"
+        } else {
+            "`cargo xtask setup`"
+        }
+    }
+
     /// Finds the package that brings `program`.
     pub(crate) fn of(program: &str) -> Option<&'static Self> {
         PACKAGES
             .iter()
+            .chain(&BENCH_PACKAGES)
             .find(|package| package.programs.contains(&program))
     }
 }
@@ -156,7 +185,8 @@ mod tests {
 
     #[test]
     fn no_program_is_promised_by_two_packages() {
-        let mut programs: Vec<_> = PACKAGES.iter().flat_map(|one| one.programs).collect();
+        let all = PACKAGES.iter().chain(&BENCH_PACKAGES);
+        let mut programs: Vec<_> = all.flat_map(|one| one.programs).collect();
         let count = programs.len();
         programs.sort_unstable();
         programs.dedup();

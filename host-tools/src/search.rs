@@ -23,8 +23,9 @@ pub struct Missing {
 fn advice(program: &str) -> String {
     Package::of(program).map_or_else(String::new, |package| {
         format!(
-            ": install the Debian package {} (`cargo xtask setup` does)",
-            package.name()
+            ": install the Debian package {} ({} does)",
+            package.name(),
+            package.installer()
         )
     })
 }
@@ -103,6 +104,14 @@ mod tests {
         assert_eq!(
             missing.to_string(),
             "there is no program sgdisk here: install the Debian package gdisk (`cargo xtask setup` does)"
+        );
+        let missing = Missing {
+            program: "rauc".into(),
+        };
+        assert!(
+            missing
+                .to_string()
+                .ends_with("rauc (`cargo xtask bench update` does)")
         );
         let unknown = find("no-such-program").unwrap_err();
         assert_eq!(

@@ -4,13 +4,23 @@ use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use host_tools::{PACKAGES, Package};
+use host_tools::{BENCH_PACKAGES, PACKAGES, Package};
 
 use crate::runner::Runner;
 
-/// Installs what is missing, or says how to.
+/// Installs what building and testing need and is missing, or says how to.
 pub(crate) fn set_up(runner: &Runner) -> Result<()> {
-    let missing = missing()?;
+    install(runner, &PACKAGES)
+}
+
+/// The same with what the benches beside other updaters need.
+pub(crate) fn set_up_benches(runner: &Runner) -> Result<()> {
+    install(runner, &PACKAGES)?;
+    install(runner, &BENCH_PACKAGES)
+}
+
+fn install(runner: &Runner, packages: &'static [Package]) -> Result<()> {
+    let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -41,10 +51,10 @@ pub(crate) fn set_up(runner: &Runner) -> Result<()> {
 ///
 /// A program counts as there when it can be found, whatever brought it; dpkg is
 /// asked only for what has none.
-fn missing() -> Result<Vec<&'static str>> {
+fn missing(packages: &'static [Package]) -> Result<Vec<&'static str>> {
     let mut missing = Vec::new();
     let mut without_program = Vec::new();
-    for package in &PACKAGES {
+    for package in packages {
         let there = |program: &&str| host_tools::find(program).is_ok();
         if package.programs.is_empty() {
             without_program.push(package);
@@ -61,7 +71,7 @@ fn missing() -> Result<Vec<&'static str>> {
 /// Returns those packages that dpkg does not know as installed.
 fn not_installed(packages: &[&'static Package]) -> Result<Vec<&'static str>> {
     let Ok(mut query) = host_tools::command("dpkg-query") else {
-        let list: Vec<String> = PACKAGES
+        let list: Vec<String> = packages
             .iter()
             .map(|package| format!("  {}: {}", package.name(), package.why))
             .collect();

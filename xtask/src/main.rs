@@ -3,7 +3,8 @@
 //! It depends on nothing that needs a C library, so that it compiles on a fresh
 //! machine and can then install what the other crates need.
 
-mod bench_verity;
+mod archive;
+mod bench;
 mod checkout;
 mod emulator;
 mod host;
@@ -58,7 +59,7 @@ enum Task {
     /// Measures, beside the field's own tools, in one run
     Bench {
         #[command(subcommand)]
-        bench: Bench,
+        bench: bench::Bench,
     },
     /// Runs the image builder and publisher: `build`, `keys`, `publish`, `repository`
     #[command(disable_help_flag = true)]
@@ -67,12 +68,6 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum Bench {
-    /// Hash tree build and check throughput beside `veritysetup`
-    Verity(bench_verity::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
@@ -99,9 +94,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Test { fast: true, .. } => rungs::run_fast(&checkout, &runner),
         Task::Test { story, .. } => rungs::run_all(&checkout, &runner, story.as_deref()),
         Task::Check => rungs::check(&checkout, &runner),
-        Task::Bench {
-            bench: Bench::Verity(arguments),
-        } => bench_verity::run(&checkout, &runner, arguments),
+        Task::Bench { bench } => bench.run(&checkout, &runner),
         Task::Image { arguments } => releases::image_tool(&checkout, &runner, &arguments),
     }
 }

@@ -12,6 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
+use crate::archive::Archive;
 use crate::checkout::Checkout;
 use crate::programs::Programs;
 use crate::runner::Runner;
@@ -25,7 +26,30 @@ pub(crate) struct Recipe {
     version: &'static str,
     /// What makes it sick, if anything: an overlay in `image/declarations/`.
     overlay: Option<&'static str>,
+    archive: Archive,
 }
+
+impl Recipe {
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// Debian 13 as it first came, below the version of [`UPDATED`].
+pub(crate) const WITHOUT_UPDATES: Recipe = Recipe {
+    name: "without-updates",
+    version: "1.0",
+    overlay: None,
+    archive: Archive::WithoutUpdates,
+};
+
+/// The product's release with all updates that there are.
+pub(crate) const UPDATED: Recipe = Recipe {
+    name: "2",
+    version: "2.0",
+    overlay: None,
+    archive: Archive::Whole,
+};
 
 /// What the demo shows.
 pub(crate) const DEMO: [Recipe; 3] = [
@@ -33,16 +57,14 @@ pub(crate) const DEMO: [Recipe; 3] = [
         name: "1",
         version: "1.0",
         overlay: None,
+        archive: Archive::Whole,
     },
-    Recipe {
-        name: "2",
-        version: "2.0",
-        overlay: None,
-    },
+    UPDATED,
     Recipe {
         name: "sick-unit",
         version: "4.0",
         overlay: Some("sick-unit.toml"),
+        archive: Archive::Whole,
     },
 ];
 
@@ -52,16 +74,19 @@ pub(crate) const STORIES: [Recipe; 3] = [
         name: "3",
         version: "3.0",
         overlay: None,
+        archive: Archive::Whole,
     },
     Recipe {
         name: "panic",
         version: "5.0",
         overlay: Some("panic.toml"),
+        archive: Archive::Whole,
     },
     Recipe {
         name: "hang",
         version: "6.0",
         overlay: Some("hang.toml"),
+        archive: Archive::Whole,
     },
 ];
 
@@ -84,9 +109,7 @@ pub(crate) fn prepare(
         node,
         image_tool: tool,
     } = programs;
-    if !checkout.keys().join("root.json").exists() {
-        runner.run(Command::new(tool).arg("keys").arg(checkout.keys()))?;
-    }
+    make_keys(checkout, runner, programs)?;
     let inputs = digest(&[
         node,
         tool,
@@ -118,6 +141,15 @@ pub(crate) fn prepare(
     made.into_iter().collect()
 }
 
+/// Makes signing keys and a root of trust, unless they are there.
+pub(crate) fn make_keys(checkout: &Checkout, runner: &Runner, programs: &Programs) -> Result<()> {
+    if checkout.keys().join("root.json").exists() {
+        return Ok(());
+    }
+    let mut keys = Command::new(&programs.image_tool);
+    runner.run(keys.arg("keys").arg(checkout.keys()))
+}
+
 fn build(
     checkout: &Checkout,
     runner: &Runner,
@@ -137,13 +169,13 @@ fn build(
     {
         return Err(error).with_context(|| format!("cannot remove {}", stamp.display()));
     }
-    let declaration = checkout.declaration();
+    let declaration = recipe.archive.declaration(checkout)?;
     let mut build = Command::new(&programs.image_tool);
     build.arg("build").arg("--declaration").arg(&declaration);
     if let Some(overlay) = recipe.overlay {
         build
             .arg("--overlay")
-            .arg(declaration.with_file_name(overlay));
+            .arg(checkout.declaration().with_file_name(overlay));
     }
     build
         .args(["--version", recipe.version])

@@ -93,6 +93,18 @@ impl Runner {
         String::from_utf8(output.stdout).with_context(|| format!("`{line}` printed no UTF-8"))
     }
 
+    /// Starts `command`, which runs beside others until it is ended.
+    pub(crate) fn background(&self, command: &mut Command) -> Result<Background<'_>> {
+        command.stdin(Stdio::null());
+        let (child, group) = self.start(command)?;
+        Ok(Background {
+            runner: self,
+            child,
+            group,
+            line: line_of(command),
+        })
+    }
+
     fn to_end(&self, command: &mut Command) -> Result<Output> {
         // A group in the background that reads a terminal is stopped.
         command.stdin(Stdio::null());
@@ -101,16 +113,21 @@ impl Runner {
         let output = child
             .wait_with_output()
             .with_context(|| format!("cannot wait for `{line}`"));
-        // Whatever it has left behind; most commands leave nothing.
+        match self.clear(group) {
+            Some(interrupted) => Err(interrupted.into()),
+            None => output,
+        }
+    }
+
+    /// Ends whatever a command has left behind; most leave nothing. Returns whether
+    /// we were asked to stop.
+    fn clear(&self, group: Pid) -> Option<Interrupted> {
         end(group, Signal::KILL);
         // It is gone when it has been waited for, which falls to us.
         while matches!(waitpgid(group, WaitOptions::empty()), Ok(Some(_))) {}
         let mut running = lock(&self.running);
         running.groups.retain(|other| *other != group);
-        match running.interrupted {
-            Some(interrupted) => Err(interrupted.into()),
-            None => output,
-        }
+        running.interrupted
     }
 
     fn start(&self, command: &mut Command) -> Result<(Child, Pid)> {
@@ -130,6 +147,41 @@ impl Runner {
             .context("a process number that is none")?;
         running.groups.push(group);
         Ok((child, group))
+    }
+}
+
+/// A command that runs until it is ended, or let go.
+#[derive(Debug)]
+pub(crate) struct Background<'a> {
+    runner: &'a Runner,
+    child: Child,
+    group: Pid,
+    line: String,
+}
+
+impl Background<'_> {
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends `signal` and waits for the end, however it ends. What it printed stays
+    /// where its output went.
+    pub(crate) fn end(mut self, signal: Signal) -> Result<()> {
+        end(self.group, signal);
+        let ended = self.child.wait();
+        let interrupted = self.runner.clear(self.group);
+        ended.with_context(|| format!("cannot wait for `{}`", self.line))?;
+        interrupted.map_or(Ok(()), |interrupted| Err(interrupted.into()))
+    }
+}
+
+impl Drop for Background<'_> {
+    fn drop(&mut self) {
+        // Once it was ended, its number may be another's.
+        let runs = lock(&self.runner.running).groups.contains(&self.group);
+        if runs {
+            self.runner.clear(self.group);
+        }
     }
 }
 
@@ -246,6 +298,19 @@ mod tests {
         let (mut command, reader) = shell("sleep FOR_EVER & exit 0");
         runner.run(&mut command).expect("it exits 0");
         all_have_ended(command, reader, start);
+
+        let start = Instant::now();
+        for ended in [true, false] {
+            let (mut command, mut reader) = shell("echo; sleep FOR_EVER & sleep FOR_EVER");
+            let background = runner.background(&mut command).expect("it starts");
+            reader.read_exact(&mut [0]).expect("it runs");
+            if ended {
+                background.end(Signal::TERM).expect("it ends");
+            } else {
+                drop(background);
+            }
+            all_have_ended(command, reader, start);
+        }
 
         let start = Instant::now();
         let (mut command, mut reader) =

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::machine::{load, machine};
 use crate::checkout::Checkout;
 use crate::programs;
 use crate::runner::Runner;
@@ -50,7 +51,7 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, arguments: Arguments) ->
         Program::new("bistable-verity", ours, &folder, runner),
     ];
     // Two threads beside others' work gain less than one: say so with the figures.
-    let load = fs::read_to_string("/proc/loadavg").context("cannot read /proc/loadavg")?;
+    let load = load()?;
     let mut results = [Measured::default(), Measured::default()];
     // The first round warms the cache and proves that both do the same work.
     let mut root_hashes = Vec::new();
@@ -223,10 +224,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.machine)?;
         writeln!(f, "{}", self.versions.join("; "))?;
-        let load = self.load.split(' ').next().unwrap_or_default();
         writeln!(
             f,
-            "load average before: {load} (above 0.5, the ratios come out too low)"
+            "load average before: {} (above 0.5, the ratios come out too low)",
+            self.load
         )?;
         writeln!(
             f,
@@ -309,29 +310,6 @@ fn make_data(path: &Path) -> Result<()> {
     file.flush().with_context(context)
 }
 
-/// What did the work: the processor, how many, and what helps them with SHA-256.
-fn machine() -> Result<String> {
-    let info = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
-    let field = |names: &[&str]| {
-        info.lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| names.contains(&name.trim()))
-            .map_or("", |(_, value)| value.trim())
-    };
-    let features: Vec<&str> = field(&["flags", "Features"])
-        .split_whitespace()
-        .filter(|flag| ["sha_ni", "sha2", "sse4_1", "avx2"].contains(flag))
-        .collect();
-    let cores = std::thread::available_parallelism().context("cannot count the cores")?;
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    Ok(format!(
-        "{cores} cores, {} ({}); Linux {}",
-        field(&["model name", "CPU implementer"]),
-        features.join(" "),
-        kernel.trim()
-    ))
-}
-
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -346,7 +324,7 @@ mod tests {
             verify: vec![Duration::from_millis(verify)],
         };
         Report {
-            load: "0.1 0.1 0.1".into(),
+            load: "0.1".into(),
             versions: vec![],
             machine: String::new(),
             runs: 1,

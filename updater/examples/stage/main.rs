@@ -1,0 +1,145 @@
+//! Stages one release on a node that is made up of a disk and a folder, and ends.
+//!
+//! For `cargo xtask bench`: the daemon's own head, hands, trust, network and disk,
+//! without its face on the bus, so that staging can be measured on a machine that
+//! is no node. What such a machine lacks is made of files: the kernel's command line, the
+//! links from the root file system to its partitions, and the EFI system partition
+//! ([`esp`]), as not every kernel knows FAT.
+
+mod esp;
+mod node;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use partition_layout::{RootHash, Version};
+use tokio::runtime::Handle as Runtime;
+use updater::admit::{Ask, Force};
+use updater::config::{Config, Repository};
+use updater::driver::{self, Accepted};
+use updater::fetch::{Fetcher, Patience, build_client};
+use updater::host::SystemClock;
+use updater::journal;
+use updater::machine::{Outcome, Request};
+use updater::network::RemoteRepository;
+use updater::policy::{Rules, Source};
+use updater::refusal::Chain;
+use updater::settings;
+use updater::trust::{self, TrustedReleases};
+
+use crate::node::BenchNode;
+
+/// Stages the channel's release on a disk that nothing else uses.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The disk, whose slot A is taken for booted
+    #[arg(long)]
+    disk: PathBuf,
+    /// The folder of everything else that the node has; `esp` in it has the boot entries
+    #[arg(long)]
+    node: PathBuf,
+    /// The version in slot A
+    #[arg(long)]
+    booted: Version,
+    /// Its root hash
+    #[arg(long)]
+    root_hash: RootHash,
+    #[arg(long)]
+    root_of_trust: PathBuf,
+    #[arg(long, value_parser = Repository::parse)]
+    repository: Repository,
+    /// Where the tree of control groups is
+    #[arg(long, default_value = "/sys/fs/cgroup")]
+    control_groups: PathBuf,
+}
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    journal::start(journal::Reader::Terminal);
+    // As the daemon does: one thread for all decisions, another for the hands.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let staged = match runtime {
+        Ok(runtime) => runtime.block_on(stage(arguments)),
+        Err(error) => Err(error.into()),
+    };
+    match staged {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", Chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn stage(arguments: Arguments) -> Result<(), Failure> {
+    let bus = zbus::Connection::system().await?;
+    let config = Config {
+        repository: Some(arguments.repository.clone()),
+        ..Config::default()
+    };
+    let network = network(&arguments, &config)?;
+    let node = BenchNode::new(&arguments, bus)?;
+    let machine_id = settings::machine_id("/etc/machine-id".as_ref());
+    let rules = Rules {
+        automatic: config.automatic,
+        windows: config.windows.clone(),
+        source: Some(Source {
+            repository: arguments.repository.clone(),
+            channel: config.channel.clone(),
+        }),
+        tries: config.tries,
+        mistake: None,
+    };
+    let (handle, head) = driver::start(node, network, SystemClock, rules, machine_id).await?;
+    let head = tokio::spawn(head.run());
+    handle.settled().await;
+    let ask = Ask {
+        version: None,
+        force: Force::No,
+        tries: config.tries,
+    };
+    let Accepted::Job(mut job) = handle.request(Request::Stage(ask)).await? else {
+        return Err("no job was begun".into());
+    };
+    let outcome = job.outcome.wait_for(Option::is_some).await?.clone();
+    handle.go_down().await;
+    head.await??;
+    match outcome {
+        Some(Outcome::Done) => Ok(()),
+        Some(Outcome::Failed(failure)) => Err(failure.into()),
+        Some(Outcome::Cancelled) | None => Err("the job was cancelled".into()),
+    }
+}
+
+fn network(
+    arguments: &Arguments,
+    config: &Config,
+) -> Result<RemoteRepository<SystemClock>, Failure> {
+    let patience = Patience::default();
+    let client = build_client(&patience, &config.ca_certificates)?;
+    let settings = trust::Settings {
+        repositories: config.servers(),
+        channel: config.channel.clone(),
+        root_of_trust: arguments.root_of_trust.clone(),
+        store: arguments.node.join("state/tuf"),
+        clock_is_set: trust::CLOCK_IS_SET.into(),
+        built: None,
+    };
+    let runtime = Runtime::current();
+    Ok(RemoteRepository {
+        releases: TrustedReleases::new(
+            settings,
+            client.clone(),
+            patience.clone(),
+            SystemClock,
+            runtime.clone(),
+        ),
+        fetcher: Fetcher::new(config.servers(), client, patience, runtime),
+    })
+}

@@ -1,0 +1,181 @@
+//! What a program cost: how long it took, how much processor, how much memory.
+//!
+//! The processor's time is that of all processes which this one has waited for (a
+//! command's children are waited for by the command, what it leaves behind by us).
+//! Work that the kernel does later and for nobody, such as writing back a page
+//! cache, is in none of the figures but the time that the sync takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// How often the memory is looked at. Each process keeps its own highest mark, so
+/// only the last moments of one can be missed.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// What `/proc` counts the processor's time in: a part of the kernel's interface on
+/// every architecture that we know.
+const TICKS: f64 = 100.0;
+
+/// What one run of a program took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    /// Seconds, from the start to when all is on the disk.
+    pub(crate) wall: f64,
+    /// Seconds, of all processes.
+    pub(crate) processor: f64,
+    /// Bytes: the most that all processes together had at one time.
+    pub(crate) memory: u64,
+    /// Bytes that the server sent, without headers.
+    pub(crate) fetched: u64,
+}
+
+/// Processes that serve everybody and are nobody's cost.
+pub(crate) type Bystanders = BTreeSet<u32>;
+
+/// A measurement at work.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    before: f64,
+    over: Sender<()>,
+    sampler: JoinHandle<u64>,
+}
+
+impl Watch {
+    pub(crate) fn start(bystanders: Bystanders) -> Result<Self> {
+        let (over, ended) = channel();
+        let sampler = thread::Builder::new()
+            .name("memory".into())
+            .spawn(move || {
+                let mut most = 0;
+                while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(INTERVAL) {
+                    most = most.max(memory(&bystanders));
+                }
+                most
+            })
+            .context("cannot start a thread")?;
+        Ok(Self {
+            before: children_seconds()?,
+            over,
+            sampler,
+        })
+    }
+
+    /// Returns seconds of the processor, and bytes. Whatever is to count has ended.
+    pub(crate) fn stop(self) -> Result<(f64, u64)> {
+        let processor = children_seconds()? - self.before;
+        drop(self.over);
+        let memory = self.sampler.join();
+        Ok((
+            processor,
+            memory.ok().context("the measuring thread has died")?,
+        ))
+    }
+}
+
+/// Does `work` and returns how many seconds it took.
+pub(crate) fn seconds(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Waits until `holds`, for ten seconds.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        anyhow::ensure!(Instant::now() < deadline, "{what} does not come");
+        thread::park_timeout(INTERVAL);
+    }
+    Ok(())
+}
+
+/// The processor's time of those children that have been waited for, and of theirs.
+fn children_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
+    waited_for(&text).context("/proc/self/stat is not what it should be")
+}
+
+/// cutime and cstime of proc_pid_stat(5).
+fn waited_for(stat: &str) -> Option<f64> {
+    let mut fields = after_name(stat)?.split_ascii_whitespace().skip(13);
+    let user: u32 = fields.next()?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    Some((f64::from(user) + f64::from(system)) / TICKS)
+}
+
+/// A process may have any name, with spaces and brackets in it.
+fn after_name(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')').map(|(_, rest)| rest)
+}
+
+/// Adds up what our descendants have, each by its highest mark, and without those
+/// that stand by.
+fn memory(bystanders: &Bystanders) -> u64 {
+    let parents: BTreeMap<u32, u32> = processes().collect();
+    let ours = std::process::id();
+    let is_measured = |mut process: u32| {
+        while process != ours {
+            match parents.get(&process) {
+                Some(parent) if !bystanders.contains(&process) => process = *parent,
+                Some(_) | None => return false,
+            }
+        }
+        true
+    };
+    parents
+        .keys()
+        .filter(|process| **process != ours && is_measured(**process))
+        .filter_map(|process| highest_mark(*process))
+        .sum()
+}
+
+fn processes() -> impl Iterator<Item = (u32, u32)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let process = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent = after_name(&stat)?.split_ascii_whitespace().nth(1)?;
+        Some((process, parent.parse().ok()?))
+    })
+}
+
+fn highest_mark(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(kibibytes.saturating_mul(1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_does_not_shift_the_fields() {
+        let stat = "7 (a) b)) S 1 7 7 0 -1 0 1 2 3 4 500 600 70 30 20 0 1 0";
+        assert_eq!(waited_for(stat), Some(1.0));
+    }
+
+    #[test]
+    fn memory_of_a_child_counts_unless_it_stands_by() {
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("cat");
+        let mark = highest_mark(child.id()).expect("it runs");
+        assert!(mark > 0);
+        let all = memory(&Bystanders::new());
+        let without = memory(&Bystanders::from([child.id()]));
+        assert!(all > without, "{all} {without}");
+        drop(child.stdin.take());
+        child.wait().expect("it ends");
+    }
+}

@@ -1,0 +1,159 @@
+//! Ours: the daemon's head and hands, with its trust, its disk and its network.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result};
+
+use super::super::disk::Part;
+use super::super::measure::seconds;
+use super::super::server::Server;
+use super::super::stand::{Channel, Stand, log_to};
+use super::Program;
+use crate::checkout::Checkout;
+use crate::programs;
+use crate::runner::Runner;
+
+/// `updater/examples/stage.rs`, and what publishes for it.
+#[derive(Debug)]
+pub(crate) struct Bistable {
+    stage: PathBuf,
+    image_tool: PathBuf,
+    control_groups: Option<PathBuf>,
+}
+
+const NAME: &str = "bistable";
+
+impl Bistable {
+    pub(crate) fn build(
+        checkout: &Checkout,
+        runner: &Runner,
+        programs: &programs::Programs,
+    ) -> Result<Self> {
+        let mut build = programs::cargo(checkout);
+        // With the features of the whole workspace, so that nothing is compiled anew for it.
+        build.args(["build", "--release", "--workspace", "--example", "stage"]);
+        runner.run(&mut build)?;
+        Ok(Self {
+            stage: checkout.target().join("release/examples/stage"),
+            image_tool: programs.image_tool.clone(),
+            control_groups: None,
+        })
+    }
+
+    /// Has it look for others who wait in the tree of control groups at `root`.
+    pub(crate) fn beside_groups_of(&mut self, root: &Path) {
+        self.control_groups = Some(root.to_owned());
+    }
+
+    fn node(stand: &Stand<'_>) -> Result<PathBuf> {
+        Ok(stand.folder(NAME)?.join("node"))
+    }
+}
+
+impl Program for Bistable {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn notes(&self) -> &'static str {
+        "the daemon's head and hands on a node whose disk is the loop device and whose ESP is a folder: metadata checked, \
+         spare disarmed, every block checked against the hash tree (which is fetched as well) before it is written, \
+         synced, read back whole from the medium, armed"
+    }
+
+    fn version(&self, _stand: &Stand<'_>) -> Result<String> {
+        Ok(format!("{NAME} {}", env!("CARGO_PKG_VERSION")))
+    }
+
+    fn publisher(&self, _stand: &Stand<'_>) -> Result<String> {
+        // What it makes depends on the program, which has the same version for long.
+        let metadata = self.image_tool.metadata();
+        let metadata =
+            metadata.with_context(|| format!("cannot find {}", self.image_tool.display()))?;
+        let made = metadata
+            .modified()
+            .context("cannot tell when it was made")?;
+        let made = made.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(format!("{} of {}", metadata.len(), made.as_nanos()))
+    }
+
+    fn publish(&self, stand: &Stand<'_>) -> Result<()> {
+        let repository = stand.site(NAME)?;
+        let releases = match stand.channel {
+            Channel::New => vec![&stand.next],
+            Channel::OfTheBooted => vec![&stand.booted, &stand.next],
+        };
+        for release in releases {
+            let mut publish = Command::new(&self.image_tool);
+            publish.arg("publish");
+            publish.arg("--keys").arg(stand.checkout.keys());
+            publish.arg("--repository").arg(&repository);
+            publish.arg("--image").arg(release.folder());
+            stand.runner.output(&mut publish)?;
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, stand: &Stand<'_>) -> Result<()> {
+        // What was published may have been years ago for its metadata.
+        let mut refresh = Command::new(&self.image_tool);
+        refresh.args(["repository", "refresh"]);
+        refresh.arg("--keys").arg(stand.checkout.keys());
+        refresh.arg("--repository").arg(stand.site(NAME)?);
+        stand.runner.output(&mut refresh)?;
+        let node = Self::node(stand)?;
+        if node.exists() {
+            fs::remove_dir_all(&node)
+                .with_context(|| format!("cannot remove {}", node.display()))?;
+        }
+        let esp = node.join("esp");
+        fs::create_dir_all(&esp).with_context(|| format!("cannot make {}", esp.display()))?;
+        let kernel = esp.join(format!("bistable_{}.efi", stand.booted.version));
+        fs::copy(stand.booted.uki(), &kernel)
+            .with_context(|| format!("cannot write {}", kernel.display()))?;
+        Ok(())
+    }
+
+    fn install(&self, stand: &Stand<'_>, server: &Server<'_>) -> Result<f64> {
+        let log = stand.folder(NAME)?.join("stage.log");
+        let option = |name: &str, value: OsString| [OsString::from(name), value];
+        let arguments = [
+            option("--disk", stand.disk.device().into()),
+            option("--node", Self::node(stand)?.into()),
+            option("--booted", stand.booted.version.as_str().into()),
+            option("--root-hash", stand.booted.root_hash.as_str().into()),
+            option(
+                "--root-of-trust",
+                stand.checkout.keys().join("root.json").into(),
+            ),
+            option("--repository", server.url(NAME).into()),
+        ];
+        let mut stage = Command::new(&self.stage);
+        stage.args(arguments.iter().flatten());
+        if let Some(root) = &self.control_groups {
+            stage.arg("--control-groups").arg(root);
+        }
+        stage.env("DBUS_SYSTEM_BUS_ADDRESS", stand.bus_address());
+        log_to(&mut stage, &log)?;
+        let staged = seconds(|| {
+            stand.runner.run(&mut stage)?;
+            stand.disk.sync(&[Part::RootB, Part::VerityB])
+        });
+        staged.with_context(|| format!("see {}", log.display()))
+    }
+
+    fn check(&self, stand: &Stand<'_>) -> Result<()> {
+        stand.disk.expect(Part::RootB, &stand.next.root())?;
+        stand.disk.expect(Part::VerityB, &stand.next.verity())?;
+        let entry = format!("esp/bistable_{}+3.efi", stand.next.version);
+        let mut compare = host_tools::command("cmp")?;
+        compare
+            .arg(Self::node(stand)?.join(entry))
+            .arg(stand.next.uki());
+        stand.runner.output(&mut compare).map(drop)
+    }
+}
