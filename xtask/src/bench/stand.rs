@@ -149,7 +149,7 @@ fn start_bus<'a>(runner: &'a Runner, folder: &Path) -> Result<Background<'a>> {
     let text = format!(
         "<busconfig><type>system</type><listen>{address}</listen><auth>EXTERNAL</auth>\
          <policy context=\"default\"><allow user=\"*\"/><allow own=\"*\"/>\
-         <allow send_destination=\"*\"/></policy></busconfig>\n"
+         <allow send_destination=\"*\"/><allow receive_sender=\"*\"/></policy></busconfig>\n"
     );
     fs::write(&settings, text).with_context(|| format!("cannot write {}", settings.display()))?;
     let socket = folder.join("bus.socket");

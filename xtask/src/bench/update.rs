@@ -32,12 +32,12 @@ const MEGA: f64 = 1e6;
 pub(crate) const LARGE: Recipe = Recipe {
     version: "2.0",
     seed: 0x9e37_79b9_7f4a_7c15,
-    bytes: 48 << 20,
+    bytes: 512 << 20,
 };
 pub(crate) const BEFORE: Recipe = Recipe {
     version: "1.0",
     seed: 0xd1b5_4a32_d192_ed03,
-    bytes: 16 << 20,
+    bytes: 64 << 20,
 };
 
 #[derive(Debug, clap::Args)]
