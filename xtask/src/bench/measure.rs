@@ -116,9 +116,19 @@ fn after_name(stat: &str) -> Option<&str> {
 /// that stand by.
 fn memory(bystanders: &Bystanders) -> u64 {
     let parents: BTreeMap<u32, u32> = processes().collect();
-    let ours = std::process::id();
-    let is_measured = |mut process: u32| {
-        while process != ours {
+    let measured = descendants(std::process::id(), &parents, bystanders);
+    measured.filter_map(highest_mark).sum()
+}
+
+/// Those that `ancestor` has started, by however many steps, but for the bystanders and
+/// what they have started.
+fn descendants<'map>(
+    ancestor: u32,
+    parents: &'map BTreeMap<u32, u32>,
+    bystanders: &'map Bystanders,
+) -> impl Iterator<Item = u32> + 'map {
+    let is_measured = move |mut process: u32| {
+        while process != ancestor {
             match parents.get(&process) {
                 Some(parent) if !bystanders.contains(&process) => process = *parent,
                 Some(_) | None => return false,
@@ -126,11 +136,8 @@ fn memory(bystanders: &Bystanders) -> u64 {
         }
         true
     };
-    parents
-        .keys()
-        .filter(|process| **process != ours && is_measured(**process))
-        .filter_map(|process| highest_mark(*process))
-        .sum()
+    let others = parents.keys().copied();
+    others.filter(move |process| *process != ancestor && is_measured(*process))
 }
 
 fn processes() -> impl Iterator<Item = (u32, u32)> {
@@ -165,16 +172,23 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_child_counts_unless_it_stands_by() {
+    fn what_a_child_has_started_counts_unless_the_child_stands_by() {
+        let parents = BTreeMap::from([(7, 1), (8, 7), (9, 8), (10, 7), (11, 1)]);
+        let of_seven =
+            |bystanders: Bystanders| descendants(7, &parents, &bystanders).collect::<Vec<_>>();
+        assert_eq!(of_seven(Bystanders::new()), [8, 9, 10]);
+        assert_eq!(of_seven(Bystanders::from([8])), [10]);
+    }
+
+    #[test]
+    fn a_running_child_is_found_with_its_memory() {
         let mut child = Command::new("cat")
             .stdin(Stdio::piped())
             .spawn()
             .expect("cat");
-        let mark = highest_mark(child.id()).expect("it runs");
-        assert!(mark > 0);
-        let all = memory(&Bystanders::new());
-        let without = memory(&Bystanders::from([child.id()]));
-        assert!(all > without, "{all} {without}");
+        let parent = processes().find(|(process, _)| *process == child.id());
+        assert_eq!(parent, Some((child.id(), std::process::id())));
+        assert!(highest_mark(child.id()).expect("it runs") > 0);
         drop(child.stdin.take());
         child.wait().expect("it ends");
     }
