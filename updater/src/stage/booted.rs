@@ -77,19 +77,23 @@ impl<'a, D: Slots> Booted<'a, D> {
         self.root.read_exact_at(bytes, offset)
     }
 
-    /// Reads blocks of the image, each as its tree proves it; `None` if one has rotten.
-    pub(super) fn read_proved(&self, blocks: Range<u64>) -> Option<Vec<u8>> {
-        let count = memory(blocks.end.saturating_sub(blocks.start));
-        let mut bytes = vec![0; count.saturating_mul(block_size())];
-        let read = self.read_blocks(blocks.start, &mut bytes);
-        read.inspect_err(|error| complain(error)).ok()?;
-        let found = self.tree.check_blocks(blocks.start, &bytes);
-        let found = found.inspect_err(|error| complain(error)).ok()?;
+    /// Reads them, and says why where that fails.
+    pub(super) fn read(&self, first: u64, bytes: &mut [u8]) -> Option<()> {
+        let read = self.read_blocks(first, bytes);
+        read.inspect_err(|error| complain(error)).ok()
+    }
+
+    /// Tells whether these are the blocks of the image from `first` on, as its tree says.
+    pub(super) fn proves(&self, first: u64, bytes: &[u8]) -> bool {
+        let found = self.tree.check_blocks(first, bytes);
+        let Ok(found) = found.inspect_err(|error| complain(error)) else {
+            return false;
+        };
         let sound = found.iter().all(|found| *found == Match::Same);
         if !sound {
-            tracing::warn!(?blocks, "blocks of the booted image have rotten");
+            tracing::warn!(first, "blocks of the booted image have rotten");
         }
-        sound.then_some(bytes)
+        sound
     }
 
     /// Indexes the hash blocks of the lowest level of the tree.

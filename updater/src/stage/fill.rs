@@ -236,9 +236,24 @@ impl<D: Slots + Pace> FrameTarget for RootFrames<'_, '_, D> {
     fn base(&mut self, frame: &Frame) -> Option<Vec<u8>> {
         let mut base = Vec::new();
         for extent in &frame.bases {
-            base.extend(self.booted?.read_proved(extent.numbers())?);
+            let start = base.len();
+            let bytes = memory(u64::from(extent.blocks)).saturating_mul(block_size());
+            base.resize(start.saturating_add(bytes), 0);
+            let place = base.get_mut(start..)?;
+            self.booted?.read(extent.first.into(), place)?;
         }
         Some(base)
+    }
+
+    fn is_sound(&mut self, frame: &Frame, base: &[u8]) -> bool {
+        let mut rest = base;
+        frame.bases.iter().all(|extent| {
+            let bytes = memory(u64::from(extent.blocks)).saturating_mul(block_size());
+            let (now, later) = rest.split_at_checked(bytes).unwrap_or_default();
+            rest = later;
+            let booted = self.booted;
+            booted.is_some_and(|booted| booted.proves(extent.first.into(), now))
+        })
     }
 
     fn take(&mut self, frame: &Frame, blocks: &[u8]) -> Result<Match, StageError> {

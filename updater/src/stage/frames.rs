@@ -15,9 +15,13 @@ pub(crate) trait FrameTarget {
     /// Returns the size of the whole target, in bytes.
     fn size(&self) -> u64;
 
-    /// Returns the blocks that a frame refers to; `None` if they are not what
-    /// they should be, which is no fault of the server's.
+    /// Returns the blocks that a frame refers to; `None` if they cannot be read, which
+    /// is no fault of the server's. They may have rotten.
     fn base(&mut self, frame: &Frame) -> Option<Vec<u8>>;
+
+    /// Tells whether the blocks that a bad frame refers to are what they should be. It is
+    /// asked late because a good frame proves them.
+    fn is_sound(&mut self, frame: &Frame, base: &[u8]) -> bool;
 
     /// Takes the blocks of a frame, and tells whether they are right.
     fn take(&mut self, frame: &Frame, blocks: &[u8]) -> Result<Match, StageError>;
@@ -160,14 +164,17 @@ impl<'a> Frames<'a> {
         let Some(base) = target.base(frame) else {
             return Ok(Unpacked::WithoutBase);
         };
-        if let Err(error) = frame.unpack(bytes, &base, target.size(), &mut self.unpacked) {
-            tracing::debug!(%error, "a frame is not what its pack says");
-            return Ok(Unpacked::Bad);
+        match frame.unpack(bytes, &base, target.size(), &mut self.unpacked) {
+            Ok(()) if target.take(frame, &self.unpacked)? == Match::Same => {
+                return Ok(Unpacked::Good);
+            }
+            Ok(()) => {}
+            Err(error) => tracing::debug!(%error, "a frame is not what its pack says"),
         }
-        drop(base);
-        Ok(match target.take(frame, &self.unpacked)? {
-            Match::Same => Unpacked::Good,
-            Match::Different => Unpacked::Bad,
+        Ok(if target.is_sound(frame, &base) {
+            Unpacked::Bad
+        } else {
+            Unpacked::WithoutBase
         })
     }
 }
@@ -222,7 +229,11 @@ mod tests {
 
         fn base(&mut self, frame: &Frame) -> Option<Vec<u8>> {
             // A base that has rotten.
-            frame.bases.is_empty().then(Vec::new)
+            Some(vec![0; frame.bases.len() * BLOCK])
+        }
+
+        fn is_sound(&mut self, frame: &Frame, _base: &[u8]) -> bool {
+            frame.bases.is_empty()
         }
 
         fn take(&mut self, frame: &Frame, blocks: &[u8]) -> Result<Match, StageError> {
@@ -343,11 +354,14 @@ mod tests {
     #[test]
     fn a_frame_whose_base_is_no_more_is_nobodys_fault() {
         let right = image(&[1, 2, 3]);
-        let (mut index, packed) = pack(&right, 1);
+        let (mut index, mut packed) = pack(&right, 1);
         index.frames[1].bases = vec![Extent {
             first: 0,
             blocks: 1,
         }];
+        // As a frame is that was packed against what the base was once.
+        let frame = index.frames[1].range();
+        packed[frame.start as usize + 8..frame.end as usize].fill(0x55);
         let mut target = Image {
             right: &right,
             bytes: vec![0; right.len()],

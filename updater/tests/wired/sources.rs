@@ -472,7 +472,7 @@ fn a_patch_of_what_has_rotten_is_made_up_for() {
     assert_eq!(told.sent(Which::Root), 0);
     stand
         .node
-        .alter(Slot::A, Part::Root, |booted| booted[9] ^= 1);
+        .alter(Slot::A, Part::Root, |booted| booted.fill(0x77));
     let told = stand.stage();
     told.result.as_ref().unwrap();
     assert!(stand.is_whole());
