@@ -1,4 +1,5 @@
-//! Ours: the daemon's head and hands, with its trust, its disk and its network.
+//! Ours: the daemon's head and hands, with its trust, its disk and its network, and as
+//! nice as its unit makes it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -26,6 +27,8 @@ pub(crate) struct Bistable {
 }
 
 const NAME: &str = "bistable";
+/// What runs it on a node, and how it stands there behind others who want the processor.
+const UNIT: &str = include_str!("../../../../systemd-units/system/bistable-updater.service");
 
 impl Bistable {
     pub(crate) fn build(
@@ -132,7 +135,9 @@ impl Program for Bistable {
             ),
             option("--repository", server.url(NAME).into()),
         ];
-        let mut stage = Command::new(&self.stage);
+        let nice = UNIT.lines().find_map(|line| line.strip_prefix("Nice="));
+        let mut stage = host_tools::command("nice")?;
+        stage.args(["-n", nice.unwrap_or("0")]).arg(&self.stage);
         stage.args(arguments.iter().flatten());
         if let Some(root) = &self.control_groups {
             stage.arg("--control-groups").arg(root);
