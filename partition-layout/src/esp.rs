@@ -1,10 +1,14 @@
 //! The boot entries on an EFI system partition that is not mounted.
 
+use std::ops::Range;
+
 use crate::boot_choice::{LoaderEntry, choose_entry};
 use crate::boot_entry::{CountedName, ENTRY_FOLDER};
 use crate::device::Device;
 use crate::fat::Fat;
 pub use crate::fat::ReadFatError;
+use crate::fat_check;
+pub use crate::fat_check::{FatCheck, FatDamage};
 use crate::table::Partition;
 pub use crate::torn_names::TornName;
 use crate::torn_names::find_torn;
@@ -37,6 +41,8 @@ pub struct EntryFile {
     pub size: u64,
     /// What is in it.
     pub image: EntryImage,
+    /// Where on the device its bytes lie, in their order, if its clusters are all there.
+    pub extents: Result<Vec<Range<u64>>, ReadFatError>,
 }
 
 /// What is in a file that has the name of a boot entry.
@@ -94,7 +100,9 @@ impl Esp {
                 Ok(None) => EntryImage::NoUki,
                 Err(unreadable) => EntryImage::Unreadable(unreadable),
             };
+            let extents = fat.extents(&node);
             files.push(EntryFile {
+                extents,
                 file_name: node.name,
                 size: node.size,
                 image,
@@ -107,6 +115,15 @@ impl Esp {
             torn,
             decided_elsewhere,
         })
+    }
+
+    /// Looks at every file and folder on `partition`, whether the file system holds them
+    /// together. Nothing is written.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn check(device: &impl Device, partition: &Partition) -> Result<FatCheck, ReadFatError> {
+        fat_check::check(&Fat::open(device, partition)?)
     }
 
     /// Returns the file that systemd-boot starts next, when the files alone decide.

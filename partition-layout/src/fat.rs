@@ -8,6 +8,7 @@
 //! Source: Microsoft's "FAT32 File System Specification" 1.03, which UEFI refers to.
 
 use std::io;
+use std::ops::Range;
 
 use crate::device::Device;
 use crate::fat_folder::{ENTRY_BYTES, Node, nodes};
@@ -15,7 +16,9 @@ use crate::header::Fields;
 use crate::table::Partition;
 
 /// The specification allows a folder 65536 entries.
-const MAX_FOLDER_BYTES: u64 = 65_536 * ENTRY_BYTES as u64;
+pub(crate) const MAX_FOLDER_BYTES: u64 = 65_536 * ENTRY_BYTES as u64;
+/// An ESP of half a GiB in the smallest clusters has a FAT of 4 MiB.
+const MAX_FAT_BYTES: u64 = 64 << 20;
 /// Fewer clusters make a FAT12, which no ESP of ours is.
 const FEWEST_CLUSTERS_16: u64 = 4085;
 const FEWEST_CLUSTERS_32: u64 = 65_525;
@@ -93,6 +96,9 @@ pub(crate) struct Fat<'d, D> {
     cluster_bytes: u64,
     /// The first byte of the first FAT, and of the first cluster, in the partition.
     fat: u64,
+    /// The length of a FAT, and how many copies of it there are.
+    fat_len: u64,
+    fats: u8,
     data: u64,
     clusters: u64,
     root: Root,
@@ -155,6 +161,8 @@ impl<'d, D: Device> Fat<'d, D> {
             sector_bytes,
             cluster_bytes,
             fat,
+            fat_len: fat_sectors * sector_bytes,
+            fats: boot.fats,
             data,
             clusters,
             root,
@@ -237,6 +245,93 @@ impl<'d, D: Device> Fat<'d, D> {
         Ok(length)
     }
 
+    /// Returns where on the device the bytes of `file` lie, in their order; parts that
+    /// follow each other are one.
+    pub(crate) fn extents(&self, file: &Node) -> Result<Vec<Range<u64>>, ReadFatError> {
+        let mut extents: Vec<Range<u64>> = Vec::new();
+        let mut left = file.size;
+        let mut chain = Chain::new(self, file.first_cluster);
+        while left > 0 {
+            let broken = || ReadFatError::BrokenChain {
+                first: file.first_cluster,
+            };
+            let cluster = chain.next()?.ok_or_else(broken)?;
+            let start = self.start.saturating_add(self.offset_of(cluster));
+            let end = start.saturating_add(self.cluster_bytes.min(left));
+            left = left.saturating_sub(self.cluster_bytes);
+            match extents.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                Some(_) | None => extents.push(start..end),
+            }
+        }
+        Ok(extents)
+    }
+
+    /// Returns what is in the root folder.
+    pub(crate) fn root_folder(&self) -> Folder {
+        match self.root {
+            Root::Region(..) => Folder::Root,
+            Root::Chain(first) => Folder::At(first),
+        }
+    }
+
+    /// Returns the content of a folder whose clusters are known.
+    pub(crate) fn read_folder(
+        &self,
+        folder: Folder,
+        clusters: &[u32],
+    ) -> Result<Vec<u8>, ReadFatError> {
+        if matches!(folder, Folder::Root) {
+            return self.read_root();
+        }
+        let mut content = Vec::new();
+        let mut cluster_content = vec![0; usize::try_from(self.cluster_bytes).unwrap_or_default()];
+        for cluster in clusters {
+            self.read(self.offset_of(*cluster), &mut cluster_content)?;
+            content.extend_from_slice(&cluster_content);
+        }
+        Ok(content)
+    }
+
+    /// Returns the number of copies of the FAT.
+    pub(crate) fn fats(&self) -> u8 {
+        self.fats
+    }
+
+    /// Returns the number of clusters, and how many bytes each has.
+    pub(crate) fn clusters(&self) -> (u64, u64) {
+        (self.clusters, self.cluster_bytes)
+    }
+
+    /// Reads a whole copy of the FAT: what follows each cluster, from number 0 on.
+    pub(crate) fn read_table(&self, copy: u8) -> Result<Vec<u32>, ReadFatError> {
+        let width = match self.width {
+            Width::Bits16 => 2,
+            Width::Bits32 => 4,
+        };
+        let bytes = self.clusters.saturating_add(2).saturating_mul(width);
+        if bytes > self.fat_len.min(MAX_FAT_BYTES) {
+            return Err(ReadFatError::NoFat {
+                why: "its table has no room for its clusters, or more than any ESP needs",
+            });
+        }
+        let start = self.fat_len.saturating_mul(u64::from(copy));
+        let mut table = vec![0; usize::try_from(bytes).unwrap_or_default()];
+        self.read(self.fat.saturating_add(start), &mut table)?;
+        Ok(match self.width {
+            Width::Bits16 => {
+                let (entries, _) = table.as_chunks();
+                let entries = entries.iter().map(|entry| u16::from_le_bytes(*entry));
+                entries.map(after_16).collect()
+            }
+            Width::Bits32 => {
+                let (entries, _) = table.as_chunks();
+                let entries = entries.iter().map(|entry| u32::from_le_bytes(*entry));
+                entries.map(after_32).collect()
+            }
+        })
+    }
+
     fn read_root(&self) -> Result<Vec<u8>, ReadFatError> {
         match self.root {
             Root::Region(offset, bytes) => {
@@ -281,19 +376,12 @@ impl<'d, D: Device> Fat<'d, D> {
             Width::Bits16 => {
                 let mut next = [0; 2];
                 self.read(self.fat.saturating_add(2 * cluster), &mut next)?;
-                Ok(match u16::from_le_bytes(next) {
-                    0xfff8.. => END_OF_CHAIN,
-                    next => u32::from(next),
-                })
+                Ok(after_16(u16::from_le_bytes(next)))
             }
             Width::Bits32 => {
                 let mut next = [0; 4];
                 self.read(self.fat.saturating_add(4 * cluster), &mut next)?;
-                // The upper four bits are reserved.
-                Ok(match u32::from_le_bytes(next) & 0x0fff_ffff {
-                    0x0fff_fff8.. => END_OF_CHAIN,
-                    next => next,
-                })
+                Ok(after_32(u32::from_le_bytes(next)))
             }
         }
     }
@@ -311,7 +399,31 @@ impl<'d, D: Device> Fat<'d, D> {
     }
 }
 
-const END_OF_CHAIN: u32 = u32::MAX;
+/// What follows the last cluster of a chain.
+pub(crate) const END_OF_CHAIN: u32 = u32::MAX;
+
+fn after_16(entry: u16) -> u32 {
+    match entry {
+        0xfff8.. => END_OF_CHAIN,
+        next => u32::from(next),
+    }
+}
+
+fn after_32(entry: u32) -> u32 {
+    // The upper four bits are reserved.
+    match entry & 0x0fff_ffff {
+        0x0fff_fff8.. => END_OF_CHAIN,
+        next => next,
+    }
+}
+
+/// Where the content of a folder begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Folder {
+    /// In a place of its own, on FAT16.
+    Root,
+    At(u32),
+}
 
 /// The clusters of a file or folder, one after the other.
 struct Chain<'f, 'd, D> {

@@ -40,13 +40,13 @@ pub mod esp;
 #[cfg(feature = "esp")]
 mod fat;
 #[cfg(feature = "esp")]
+mod fat_check;
+#[cfg(feature = "esp")]
 mod fat_folder;
 #[cfg(feature = "esp")]
 mod fat_name;
 mod header;
 pub mod health;
-#[cfg(feature = "esp")]
-pub mod inspection;
 pub mod layout;
 mod mbr;
 pub mod rewrite;

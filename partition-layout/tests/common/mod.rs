@@ -63,6 +63,10 @@ pub(crate) fn root_hash_a() -> RootHash {
 
 impl Disk {
     pub(crate) fn create(form: Form, sector_size: SectorSize) -> Self {
+        Self::create_holding(form, sector_size, root_hash_a())
+    }
+
+    pub(crate) fn create_holding(form: Form, sector_size: SectorSize, root_hash: RootHash) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("disk.img");
         let plan = DiskPlan {
@@ -75,7 +79,7 @@ impl Disk {
             },
             slot_a: Some((
                 Version::parse("1.0~rc1").expect("a good version"),
-                root_hash_a(),
+                root_hash,
             )),
             ..DiskPlan::new(Architecture::X86_64, form)
         };
@@ -241,12 +245,7 @@ impl Esp {
         let before = places(&self.bytes());
         self.add(&format!("EFI/Linux/{to}"), b"");
         let mut image = self.bytes();
-        // `::/EFI/Linux/name <first-last>`
-        let path = format!("::/EFI/Linux/{from}");
-        let shown = self.mtools("mshowfat", &[path.as_ref()]);
-        let clusters = shown.rsplit('<').next().unwrap_or_default();
-        let first = clusters.split(|char: char| !char.is_ascii_digit()).next();
-        let first: u16 = first.and_then(|first| first.parse().ok()).expect("a file");
+        let first = u16::try_from(self.first_cluster(from)).expect("a small file system");
         let low = |place: &&usize| image[**place + 26..**place + 28] == first.to_le_bytes();
         let old = *before.iter().find(low).expect("the old name");
         let places = places(&image);
@@ -255,6 +254,16 @@ impl Esp {
             image.copy_within(old + 20..old + 32, new + 20);
         }
         self.replace(&image);
+    }
+
+    /// Returns the first cluster of a boot entry, as another reader sees it.
+    pub(crate) fn first_cluster(&self, file_name: &str) -> usize {
+        // `::/EFI/Linux/name <first-last>`
+        let path = format!("::/EFI/Linux/{file_name}");
+        let shown = self.mtools("mshowfat", &[path.as_ref()]);
+        let clusters = shown.rsplit('<').next().unwrap_or_default();
+        let first = clusters.split(|char: char| !char.is_ascii_digit()).next();
+        first.and_then(|first| first.parse().ok()).expect("a file")
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use partition_layout::inspection::{EntryView, FORMAT, Inspection, SlotView, chain};
+use inspector::inspection::{EntryView, FORMAT, SlotView};
+use inspector::{Bootable, DiskProofs, Inspection, Verdict, chain};
 use partition_layout::{DiskLayout, RepairStep, compare_versions, repair};
 
 /// Looks at a Bistable disk that is not in use, and repairs its partition table.
@@ -16,8 +17,9 @@ use partition_layout::{DiskLayout, RepairStep, compare_versions, repair};
 #[command(name = "bistable-layout", version)]
 #[command(after_help = "Exit codes:
   0  nothing is wrong (compare-versions: the versions are equal)
-  1  something is wrong with the disk
+  1  something is wrong with the disk; as far as inspect can tell, it boots
   2  the command could not be understood, or DISK could not be opened
+  3  inspect: nothing whole boots, or something that could boot is broken
  11  compare-versions: A is newer
  12  compare-versions: B is newer")]
 struct Arguments {
@@ -27,7 +29,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show the partition table, the slots and the boot entries; write nothing
+    /// Show the partition table, the slots and the boot entries, and read all that could
+    /// boot against its root hash; write nothing
     Inspect {
         /// The disk
         disk: PathBuf,
@@ -53,6 +56,7 @@ enum Command {
 
 const WRONG: u8 = 1;
 const MISUSED: u8 = 2;
+const UNSAFE: u8 = 3;
 const A_NEWER: u8 = 11;
 const B_NEWER: u8 = 12;
 
@@ -92,13 +96,17 @@ fn run_inspect(path: &Path, form: Form) -> io::Result<u8> {
             return Ok(MISUSED);
         }
     };
-    match (Inspection::of(&disk), form) {
+    match (Inspection::of(&disk, &mut DiskProofs(&disk)), form) {
         (Ok(inspection), form) => {
             say(&match form {
                 Form::Text => describe(&inspection),
                 Form::Json => serde_json::to_string_pretty(&inspection)?,
             })?;
-            Ok(if inspection.sound { 0 } else { WRONG })
+            Ok(match (inspection.verdict.safe, inspection.sound) {
+                (false, _) => UNSAFE,
+                (true, false) => WRONG,
+                (true, true) => 0,
+            })
         }
         (Err(error), form) => {
             let error = chain(&error);
@@ -108,7 +116,8 @@ fn run_inspect(path: &Path, form: Form) -> io::Result<u8> {
                 say(&format!("{refused:#}"))?;
             }
             complain(path, &error);
-            Ok(WRONG)
+            // Without a table nothing boots.
+            Ok(UNSAFE)
         }
     }
 }
@@ -174,6 +183,7 @@ fn describe(inspection: &Inspection) -> String {
         slots,
         boot,
         faults,
+        verdict,
         ..
     } = inspection;
     let mut text = String::new();
@@ -206,9 +216,13 @@ fn describe(inspection: &Inspection) -> String {
             line(format!("entry      {}{mark}", describe_entry(entry)));
         }
     }
+    for bootable in &verdict.bootable {
+        line(describe_bootable(bootable));
+    }
     for fault in faults {
         line(format!("wrong      {fault}"));
     }
+    line(format!("verdict    {}", describe_verdict(verdict)));
     text.truncate(text.trim_end().len());
     text
 }
@@ -229,6 +243,35 @@ fn describe_entry(entry: &EntryView) -> String {
         text += &format!(", slot {slot}");
     }
     text
+}
+
+fn describe_bootable(bootable: &Bootable) -> String {
+    let Bootable {
+        file_name,
+        kernel_sha256,
+        slot,
+        fault,
+        ..
+    } = bootable;
+    match (slot, kernel_sha256, fault) {
+        (Some(slot), Some(sha256), None) => {
+            format!("whole      {file_name}: slot {slot} by its root hash, kernel image {sha256}")
+        }
+        (_, _, fault) => {
+            let fault = fault.as_deref().unwrap_or("nothing is known of it");
+            format!("broken     {file_name}: {fault}")
+        }
+    }
+}
+
+fn describe_verdict(verdict: &Verdict) -> String {
+    match (verdict.boots, verdict.safe) {
+        (Some(slot), true) => {
+            format!("slot {slot} boots, and nothing that could boot is broken")
+        }
+        (Some(slot), false) => format!("slot {slot} boots, and something that could is broken"),
+        (None, _) => "nothing whole is sure to boot".to_owned(),
+    }
 }
 
 fn format_bytes(bytes: u64) -> String {

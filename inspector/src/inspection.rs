@@ -5,17 +5,15 @@
 
 use std::error::Error;
 
+use partition_layout::esp::{EntryFile, EntryImage, Esp, FatCheck, ReadFatError};
+use partition_layout::{
+    Architecture, BootEntry, Device, DiskLayout, Partition, ReadLayoutError, Role, RootHash, Slot,
+    SlotContent, SlotPartitions, TableCopy, TableHealth,
+};
 use serde::Serialize;
 
-use crate::architecture::{Architecture, Role};
-use crate::boot_entry::BootEntry;
-use crate::device::Device;
-use crate::esp::{EntryFile, EntryImage, Esp};
-use crate::health::{TableCopy, TableHealth};
-use crate::layout::{DiskLayout, ReadLayoutError};
-use crate::root_hash::RootHash;
-use crate::slot::{Slot, SlotContent, SlotPartitions};
-use crate::table::Partition;
+use crate::proof::Proofs;
+use crate::verdict::Verdict;
 
 /// The number of the documented form.
 pub const FORMAT: u32 = 1;
@@ -39,6 +37,8 @@ pub struct Inspection {
     pub slots: Vec<SlotView>,
     /// The boot entries; absent when the ESP cannot be read.
     pub boot: Option<BootView>,
+    /// Whether what could boot is whole.
+    pub verdict: Verdict,
 }
 
 /// The disk as a whole.
@@ -106,6 +106,8 @@ pub struct BootView {
     pub entries: Vec<EntryView>,
     /// The file that systemd-boot starts next, unless an EFI variable says otherwise.
     pub next: Option<String>,
+    /// Bytes of the ESP that are taken, and belong to no file.
+    pub lost_bytes: u64,
 }
 
 /// A boot entry.
@@ -134,24 +136,38 @@ impl Inspection {
     ///
     /// # Errors
     /// When the table cannot be read, or the disk is not ours. Everything else that
-    /// is wrong is told in [`Inspection::faults`].
-    pub fn of(device: &impl Device) -> Result<Self, ReadLayoutError> {
+    /// is wrong is told in [`Inspection::faults`] and in the verdict.
+    pub fn of(device: &impl Device, proofs: &mut impl Proofs) -> Result<Self, ReadLayoutError> {
         let (layout, health) = DiskLayout::read(device)?;
         let mut faults: Vec<_> = health.faults.iter().map(|fault| chain(fault)).collect();
         let slots: Vec<_> = layout
             .slots()
             .map(|(slot, partitions)| slot_view(slot, partitions, &mut faults))
             .collect();
-        let boot = match Esp::read(device, &layout.esp) {
-            Ok(esp) => Some(boot_view(&esp, &slots, &mut faults)),
+        let (boot, verdict) = match read_esp(device, &layout) {
+            Ok((esp, check)) => {
+                let boot = boot_view(&esp, &check, &slots, &mut faults);
+                (Some(boot), Verdict::of(&layout, &esp, proofs))
+            }
             Err(error) => {
-                faults.push(format!("cannot read the ESP: {}", chain(&error)));
-                None
+                let why = format!("cannot read the ESP: {}", chain(&error));
+                faults.push(why.clone());
+                (None, Verdict::of_nothing(why))
             }
         };
+        // That no slot has its root hash was told of the entry already.
+        let has_slot = |name: &str| {
+            let mut entries = boot.iter().flat_map(|boot| &boot.entries);
+            entries.any(|entry| entry.file_name == name && entry.slot.is_some())
+        };
+        let broken = verdict.bootable.iter();
+        let broken = broken.filter(|it| has_slot(&it.file_name));
+        let broken =
+            broken.filter_map(|it| Some(format!("{}: {}", it.file_name, it.fault.as_ref()?)));
+        faults.extend(broken);
         Ok(Self {
             format: FORMAT,
-            sound: faults.is_empty(),
+            sound: faults.is_empty() && verdict.safe,
             faults,
             disk: DiskView {
                 // It could be read a moment ago.
@@ -164,8 +180,14 @@ impl Inspection {
             partitions: partition_views(&layout),
             slots,
             boot,
+            verdict,
         })
     }
+}
+
+fn read_esp(device: &impl Device, layout: &DiskLayout) -> Result<(Esp, FatCheck), ReadFatError> {
+    let esp = Esp::read(device, &layout.esp)?;
+    Ok((esp, Esp::check(device, &layout.esp)?))
 }
 
 /// Returns an error with all its causes.
@@ -244,7 +266,12 @@ fn slot_view(slot: Slot, partitions: &SlotPartitions, faults: &mut Vec<String>) 
     }
 }
 
-fn boot_view(esp: &Esp, slots: &[SlotView], faults: &mut Vec<String>) -> BootView {
+fn boot_view(
+    esp: &Esp,
+    check: &FatCheck,
+    slots: &[SlotView],
+    faults: &mut Vec<String>,
+) -> BootView {
     let entries: Vec<_> = esp
         .files
         .iter()
@@ -259,7 +286,13 @@ fn boot_view(esp: &Esp, slots: &[SlotView], faults: &mut Vec<String>) -> BootVie
     } else if next.is_none() {
         faults.push("there is no boot entry".to_owned());
     }
-    BootView { entries, next }
+    let damage = check.damage.iter();
+    faults.extend(damage.map(|damage| format!("the ESP is damaged: {damage}")));
+    BootView {
+        entries,
+        next,
+        lost_bytes: check.lost_bytes,
+    }
 }
 
 /// Holds a boot entry against the slots: it must boot what one of them holds.

@@ -1,13 +1,17 @@
 //! The `bistable-layout` command, on disks with a file system made by others.
 
+#[path = "../../partition-layout/tests/common/mod.rs"]
 #[expect(dead_code, reason = "these tests change no name")]
 mod common;
+mod image;
 
 use std::ffi::OsStr;
+use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
-use common::{Content, Disk, Esp, Said, root_hash_a, run};
-use partition_layout::{Form, RootHash, SectorSize, Slot, SlotLabel, Version, relabel};
+use common::{Content, Disk, Esp, Said, run};
+use image::Image;
+use partition_layout::{Form, Role, RootHash, SectorSize, Slot, SlotLabel, Version, relabel};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bistable-layout");
@@ -25,21 +29,25 @@ fn inspect(disk: &Disk) -> (Option<i32>, Value) {
     (said.code, json)
 }
 
+fn root_hash_a() -> RootHash {
+    Image::of(b'a').root_hash
+}
+
 fn root_hash_b() -> RootHash {
-    RootHash::new(std::array::from_fn(|at| {
-        0xff - u8::try_from(at).expect("32 bytes")
-    }))
+    Image::of(b'b').root_hash
 }
 
 /// A disk on which release 2.0 is on trial in slot B, and 1.0~rc1 is good in slot A.
 fn disk_on_trial(bits: &str, sector_size: SectorSize) -> (Disk, Esp) {
-    let disk = Disk::create(Form::Full, sector_size);
+    let disk = Disk::create_holding(Form::Full, sector_size, root_hash_a());
     let version = Version::parse("2.0").expect("a good version");
     let holds = SlotLabel::Holds {
         version: &version,
         root_hash: &root_hash_b(),
     };
     relabel(&mut disk.file(), Slot::B, &holds).expect("nothing fails");
+    Image::of(b'a').write(&disk, Slot::A);
+    Image::of(b'b').write(&disk, Slot::B);
     let esp = Esp::format(bits);
     esp.add_entry("bistable_1.0~rc1.efi", "1.0~rc1", &root_hash_a());
     esp.add_entry("bistable_2.0+2-1.efi", "2.0", &root_hash_b());
@@ -102,7 +110,25 @@ fn a_sound_disk_is_described_as_documented() {
                     },
                 ],
                 "next": "bistable_2.0+2-1.efi",
+                "lost_bytes": 0,
             })
+        );
+        let verdict = &json["verdict"];
+        assert_eq!(
+            (&verdict["safe"], &verdict["boots"], &verdict["why"]),
+            (&json!(true), &json!("B"), &json!([]))
+        );
+        let bootable = verdict["bootable"].as_array().expect("a list");
+        let told: Vec<_> = bootable
+            .iter()
+            .map(|it| json!([it["file_name"], it["slot"], it["root_hash"], it["fault"]]))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                json!(["bistable_2.0+2-1.efi", "B", root_hash_b(), null]),
+                json!(["bistable_1.0~rc1.efi", "A", root_hash_a(), null]),
+            ]
         );
     }
 }
@@ -118,6 +144,7 @@ fn the_text_names_slots_entries_and_what_boots_next() {
         "table      primary whole, backup whole, the primary is used",
         "entry      bistable_1.0~rc1.efi: good, slot A, boots next",
         "entry      bistable_2.0+0-3.efi: bad, 0 tries left, 3 done, slot B",
+        "verdict    slot A boots, and nothing that could boot is broken",
     ] {
         assert!(
             said.stdout.lines().any(|said| said == line),
@@ -166,7 +193,7 @@ fn what_is_wrong_with_boot_entries_is_told() {
     esp.add_entry("other-linux.efi", "1", &root_hash_a());
     esp.install(&disk);
     let (code, json) = inspect(&disk);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(3), "3.0 boots nothing");
     assert_eq!(json["sound"], false);
     assert_eq!(
         json["faults"],
@@ -205,11 +232,11 @@ fn a_disk_without_boot_entries_or_without_a_file_system_is_not_sound() {
     let (code, json) = inspect(&disk);
     assert_eq!(
         (code, &json["faults"]),
-        (Some(1), &json!(["there is no boot entry"]))
+        (Some(3), &json!(["there is no boot entry"]))
     );
     disk.write(disk.layout().esp.start, &[0; 512]);
     let (code, json) = inspect(&disk);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(3));
     assert_eq!(json["boot"], Value::Null);
     assert_eq!(
         json["faults"],
@@ -292,9 +319,9 @@ fn what_is_not_ours_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("disk.img");
     std::fs::write(&path, vec![0x2a; 1 << 20]).expect("a temporary folder can be written");
-    for command in ["inspect", "repair"] {
+    for (command, code) in [("inspect", 3), ("repair", 1)] {
         let said = bistable_layout(&[command.as_ref(), path.as_ref()]);
-        assert_eq!(said.code, Some(1), "{command}");
+        assert_eq!(said.code, Some(code), "{command}");
         assert!(
             said.stderr.contains("no whole GPT partition table"),
             "{}",
@@ -362,4 +389,138 @@ fn a_reader_that_goes_away_changes_nothing() {
     let ended = child.wait_with_output().expect("it ends");
     assert_eq!(ended.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+}
+
+/// Flips a byte of a partition of slot B.
+fn flip(disk: &Disk, role: Role, offset: u64) {
+    let layout = disk.layout();
+    let slot = layout.slot(Slot::B).expect("the disk has both slots");
+    let at = slot.partition(role).start + offset;
+    let mut byte = [0];
+    disk.file()
+        .read_exact_at(&mut byte, at)
+        .expect("it is there");
+    disk.write(at, &[byte[0] ^ 1]);
+}
+
+#[test]
+fn a_slot_that_is_not_whole_by_its_root_hash_is_told_and_named_by_the_exit_code() {
+    let block = 4096;
+    for (role, offset, words) in [
+        (Role::Root, 17 * block + 5, "data block 17"),
+        (Role::Verity, 2 * block + 5, "tree level 0"),
+        (Role::Verity, 1, "superblock"),
+    ] {
+        let (disk, esp) = disk_on_trial("32", SectorSize::B512);
+        flip(&disk, role, offset);
+        let (code, json) = inspect(&disk);
+        assert_eq!(code, Some(3), "{words}");
+        let verdict = &json["verdict"];
+        assert_eq!(
+            (&verdict["safe"], &verdict["boots"]),
+            (&json!(false), &Value::Null)
+        );
+        let why = verdict["why"][0].as_str().expect("a reason");
+        assert!(
+            why.starts_with("bistable_2.0+2-1.efi: slot B is not whole: "),
+            "{why}"
+        );
+        assert!(why.contains(words), "{why}");
+        assert_eq!(json["faults"], verdict["why"]);
+        let said = bistable_layout(&["inspect".as_ref(), disk.path.as_ref()]);
+        assert!(
+            said.stdout
+                .contains("broken     bistable_2.0+2-1.efi: slot B"),
+            "{}",
+            said.text()
+        );
+
+        // Last in the order it is a trap all the same, and gone it is none.
+        esp.rename("bistable_2.0+2-1.efi", "bistable_2.0+0-3.efi");
+        esp.install(&disk);
+        let (code, json) = inspect(&disk);
+        assert_eq!((code, &json["verdict"]["boots"]), (Some(3), &json!("A")));
+        esp.remove("bistable_2.0+0-3.efi");
+        esp.install(&disk);
+        let (code, json) = inspect(&disk);
+        assert_eq!(
+            (code, &json["verdict"]["boots"]),
+            (Some(0), &json!("A")),
+            "{json:#}"
+        );
+    }
+}
+
+#[test]
+fn a_slot_is_found_by_its_uuids_whatever_its_label_says_as_pid_1_does() {
+    let (disk, _) = disk_on_trial("16", SectorSize::B512);
+    relabel(&mut disk.file(), Slot::B, &SlotLabel::Empty).expect("nothing fails");
+    let (code, json) = inspect(&disk);
+    assert_eq!(code, Some(3));
+    let why = json["verdict"]["why"][0].as_str().expect("a reason");
+    assert!(
+        why.starts_with("bistable_2.0+2-1.efi: no slot has the root hash"),
+        "{why}"
+    );
+    assert_eq!(
+        json["faults"],
+        json!(["bistable_2.0+2-1.efi boots a root hash that no slot holds"])
+    );
+}
+
+#[test]
+fn a_kernel_image_whose_clusters_are_gone_is_broken() {
+    for (bits, entry_bytes) in [("16", 2), ("32", 4)] {
+        let (disk, esp) = disk_on_trial(bits, SectorSize::B512);
+        let first = esp.first_cluster("bistable_2.0+2-1.efi");
+        let mut image = esp.bytes();
+        let reserved = usize::from(u16::from_le_bytes([image[14], image[15]])) * 512;
+        let second = reserved + (first + 1) * entry_bytes;
+        image[second..second + entry_bytes].fill(0);
+        esp.replace(&image);
+        esp.install(&disk);
+        let (code, json) = inspect(&disk);
+        assert_eq!(code, Some(3), "{json:#}");
+        let faults = json["faults"].as_array().expect("a list");
+        let told = |words: &str| {
+            faults
+                .iter()
+                .any(|fault| fault.as_str().is_some_and(|fault| fault.contains(words)))
+        };
+        assert!(
+            told("the chain of clusters of EFI/Linux/bistable_2.0+2-1.efi is broken"),
+            "{json:#}"
+        );
+        assert!(
+            told("the copies of the file allocation table differ"),
+            "{json:#}"
+        );
+        assert_ne!(json["boot"]["lost_bytes"], 0);
+    }
+}
+
+#[test]
+fn files_that_share_clusters_and_clusters_of_no_file_are_told() {
+    let (disk, esp) = disk_on_trial("16", SectorSize::B512);
+    esp.add("loader/one", &[1; 9000]);
+    esp.add("loader/two", &[2; 9000]);
+    let place = |image: &[u8], name: &[u8]| {
+        let records = image
+            .chunks_exact(32)
+            .position(|record| record.starts_with(name));
+        32 * records.expect("the name is there")
+    };
+    let mut image = esp.bytes();
+    let (one, two) = (place(&image, b"ONE  "), place(&image, b"TWO  "));
+    image.copy_within(one + 26..one + 28, two + 26);
+    esp.replace(&image);
+    esp.install(&disk);
+    let (code, json) = inspect(&disk);
+    assert_eq!(code, Some(1), "what boots is whole");
+    assert_eq!(
+        json["faults"],
+        json!(["the ESP is damaged: loader/two and loader/one have clusters in common"])
+    );
+    let lost = json["boot"]["lost_bytes"].as_u64().expect("a number");
+    assert!((9000..20_000).contains(&lost), "{lost}");
 }
