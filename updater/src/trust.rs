@@ -1,41 +1,46 @@
 //! Which releases there are, proven by The Update Framework (TUF).
 //!
 //! The root of trust lies in the verified image; everything else may be a lie
-//! until metadata says otherwise. `tough` checks signatures, thresholds,
-//! versions and expiry. What it leaves to its user is done here:
+//! until metadata says otherwise. In layers, of which each uses the ones below:
 //!
-//! - sizes: it takes the length of snapshot and targets from signed metadata
-//!   without a limit of its own, so [`transport`] has one;
-//! - time: a refresh as a whole ends after [`REFRESH_LIMIT`];
-//! - mirrors: each is asked as if it were the only one, so that no set of
-//!   metadata is mixed from several;
-//! - memory: [`store`] keeps what it has seen, so that a power cut cannot make
-//!   it forget versions, and looks for a root that went back or forked;
-//! - the clock: [`memory`] judges whether it can be used to tell what expired.
+//! - [`TrustedReleases`], what the daemon asks: mirrors, each as if it were the
+//!   only one, so that no set of metadata is mixed from several; a bound on the
+//!   time of it all ([`REFRESH_LIMIT`]); [`memory`], whether the clock can be
+//!   used to tell what expired; [`origin`], which root of trust counts;
+//! - [`refresh()`], which fetches ([`remote`]), has it judged, and keeps it
+//!   ([`store`]). The test client `bistable-trust` begins here;
+//! - [`workflow`] and [`delegation`], the rules of the specification, and
+//!   nothing else: no file, no network, no clock;
+//! - [`metadata`], files and their signatures, with the help of `tough`.
 //!
 //! Metadata is refreshed for every question, as the TUF client workflow wants.
 
+mod delegation;
 mod failure;
 mod memory;
+mod metadata;
+mod origin;
+mod refresh;
+mod remote;
 mod store;
-mod transport;
+mod untrusted;
+mod workflow;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use partition_layout::Version;
-use release::limits::{
-    MAX_CHANNEL_BYTES, MAX_RELEASE_BYTES, MAX_TUF_ROOT_BYTES, MAX_TUF_ROOT_UPDATES,
-    MAX_TUF_SNAPSHOT_BYTES, MAX_TUF_TARGETS_BYTES, MAX_TUF_TIMESTAMP_BYTES,
-};
+use release::limits::{MAX_CHANNEL_BYTES, MAX_RELEASE_BYTES};
 use release::{Channel, ChannelName, Release, release_target, version_of_target};
 use tokio::runtime::Handle;
-use tough::{ExpirationEnforcement, IntoVec, Limits, RepositoryLoader, TargetName};
 
 use self::failure::Failures;
-use self::store::{Scratch, Store};
-use self::transport::MetadataTransport;
+pub use self::metadata::Target;
+pub use self::refresh::{RefreshError, Start, Trusted, refresh};
+pub use self::remote::{FetchFileError, RemoteFolder};
+pub use self::store::Store;
+pub use self::untrusted::Untrusted;
 use crate::config::Repository;
 use crate::fetch::{Client, NO_REPOSITORY, Patience, chain};
 use crate::ports::{Clock, Offer, Releases, ReleasesError, Stop};
@@ -81,10 +86,9 @@ pub struct TrustedReleases<C> {
 
 /// A set of metadata that was found sound.
 struct Loaded {
-    tuf: tough::Repository,
+    trusted: Trusted,
+    targets: RemoteFolder,
     failures: Failures,
-    /// `tough` goes on writing there what time it was.
-    _scratch: Scratch,
 }
 
 impl<C: Clock> TrustedReleases<C> {
@@ -175,61 +179,44 @@ impl<C: Clock> TrustedReleases<C> {
                 source: error.into(),
             }
         })?;
+        let failed = |error| failures.of(error);
         let store = Store::new(&self.settings.store);
-        let scratch = store.scratch()?;
         let set = match self.settings.clock_is_set.exists() {
             true => memory::Set::ByServer,
             false => memory::Set::Unknown,
         };
-        memory::review(&scratch, now, set).map_err(|why| failures.expired(why))?;
+        let known = memory::latest(&store).map_err(failed)?;
+        memory::review(known, now, set).map_err(|why| failures.expired(why))?;
 
-        let transport = MetadataTransport::new(self.client.clone(), patience.clone());
-        let tuf =
-            RepositoryLoader::new(&root_of_trust, repository.metadata(), repository.targets())
-                .transport(transport)
-                .datastore(scratch.folder())
-                .limits(LIMITS)
-                .expiration_enforcement(ExpirationEnforcement::Safe)
-                .load()
-                .await
-                .map_err(|error| failures.of(&error))?;
-        store
-            .check_root(&root_of_trust, tuf.root())
-            .map_err(|why| failures.untrusted(why))?;
-        store.keep(&scratch, &root_of_trust)?;
+        let folder = |url| RemoteFolder::new(url, self.client.clone(), patience.clone());
+        let start = origin::start(&store, root_of_trust).map_err(failed)?;
+        let trusted = refresh(&start, &store, &folder(repository.metadata()), now)
+            .await
+            .map_err(failed)?;
+        memory::remember(&store, now).map_err(failed)?;
+        let targets = folder(repository.targets());
         Ok(Loaded {
-            tuf,
+            trusted,
+            targets,
             failures,
-            _scratch: scratch,
         })
     }
 }
 
-/// Bounds of what `tough` reads; see the module documentation for the rest.
-const LIMITS: Limits = Limits {
-    max_root_size: MAX_TUF_ROOT_BYTES,
-    max_targets_size: MAX_TUF_TARGETS_BYTES,
-    max_timestamp_size: MAX_TUF_TIMESTAMP_BYTES,
-    max_snapshot_size: MAX_TUF_SNAPSHOT_BYTES,
-    max_root_updates: MAX_TUF_ROOT_UPDATES,
-};
-
 impl Loaded {
     /// Reads a target, or `None` if the metadata names no such one.
     async fn target(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>, ReleasesError> {
-        let failed = |error: tough::error::Error| self.failures.of(&error);
-        let target = TargetName::new(name).map_err(failed)?;
-        let Some((_, meta)) = self.tuf.all_targets().find(|(name, _)| **name == target) else {
+        let failed = |error| self.failures.of(error);
+        let Some(target) = self.trusted.find(name).await.map_err(failed)? else {
             return Ok(None);
         };
-        if meta.length > max {
-            let why = format!("{name} has {} bytes, which is more than {max}", meta.length);
+        let length = target.length();
+        if length > max {
+            let why = format!("{name} has {length} bytes, which is more than {max}");
             return Err(self.failures.untrusted(why));
         }
-        match self.tuf.read_target(&target).await.map_err(failed)? {
-            Some(stream) => Ok(Some(stream.into_vec().await.map_err(failed)?)),
-            None => Ok(None),
-        }
+        let read = self.trusted.read(&self.targets, name, &target).await;
+        read.map(Some).map_err(failed)
     }
 
     async fn channel(&self, name: &ChannelName) -> Result<Channel, ReleasesError> {
@@ -264,8 +251,7 @@ impl Loaded {
     }
 
     fn versions(&self) -> Vec<Version> {
-        let names = self.tuf.all_targets().map(|(name, _)| name.raw());
-        let mut versions: Vec<_> = names.filter_map(version_of_target).collect();
+        let mut versions: Vec<_> = self.trusted.names().filter_map(version_of_target).collect();
         versions.sort_by(|one, other| other.cmp(one));
         versions
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// Replaces a file. On return the new one has reached the disk; a power cut
 /// leaves the old one or the new one.
-pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -30,7 +30,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Removes a file, if it is there. On return it has gone from the disk.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Ok(()) => sync_folder(path.parent().unwrap_or(Path::new("."))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -40,7 +40,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 
 /// Returns the whole file, or `None` if there is none. Fails if it is larger
 /// than any of ours can be.
-pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let size = match fs::metadata(path) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -4,7 +4,7 @@
 mod aligned;
 mod clock;
 mod disk;
-mod durable;
+pub(crate) mod durable;
 mod esp;
 mod io_class;
 mod names;

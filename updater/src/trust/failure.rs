@@ -1,8 +1,6 @@
-use std::error::Error;
-
-use tough::error::Error as TufError;
-
-use super::transport::MetadataFailure;
+use super::refresh::RefreshError;
+use super::remote::FetchFileError;
+use super::untrusted::Untrusted;
 use crate::config::Repository;
 use crate::fetch::chain;
 use crate::ports::{Cause, ReleasesError};
@@ -51,45 +49,25 @@ impl Failures {
         }
     }
 
-    /// Sorts what `tough` says. Its texts hold their causes already, so they
-    /// are taken as texts.
-    ///
-    /// Whatever is not known to be the clock's, the network's or this
-    /// machine's fault is the metadata's.
-    pub(super) fn of(&self, error: &TufError) -> ReleasesError {
-        if let TufError::ExpiredMetadata { role, .. } = error {
-            return self.expired(format!(
-                "{role} is past its date; publish it anew (`refresh`)"
-            ));
+    /// Tells whose fault it is: the clock's or the publisher's, the network's,
+    /// this machine's. Whatever is none of these is that of a liar.
+    pub(super) fn of(&self, error: RefreshError) -> ReleasesError {
+        match error {
+            RefreshError::Untrusted(error @ Untrusted::Expired { .. }) => {
+                self.expired(error.to_string())
+            }
+            RefreshError::Untrusted(error) => self.untrusted(error.to_string()),
+            RefreshError::Fetch(error @ FetchFileError::TooLarge { .. }) => {
+                self.untrusted(error.to_string())
+            }
+            RefreshError::Fetch(
+                error @ (FetchFileError::NotFound { .. } | FetchFileError::Unreachable { .. }),
+            ) => self.unreachable(chain(&error)),
+            RefreshError::Local { doing, source } => ReleasesError::Local {
+                doing,
+                source: source.into(),
+            },
         }
-        if let TufError::SystemTimeSteppedBackward {
-            sys_time,
-            latest_known_time,
-        } = error
-        {
-            return self.expired(format!(
-                "the clock went back while it was read, from {latest_known_time} to {sys_time}"
-            ));
-        }
-        if let TufError::Transport { url, source, .. } = error {
-            return match find::<MetadataFailure>(source) {
-                Some(MetadataFailure::TooLarge(max)) => {
-                    self.untrusted(format!("{url} is larger than {max} bytes"))
-                }
-                Some(MetadataFailure::Unreachable(cause)) => {
-                    self.unreachable(format!("{url}: {cause}"))
-                }
-                // A hash or a size that `tough` found to be wrong on the way.
-                None => self.untrusted(format!("{url}: {source}")),
-            };
-        }
-        if is_local(error) {
-            return ReleasesError::Local {
-                doing: "keep the trusted metadata".to_owned(),
-                source: error.to_string().into(),
-            };
-        }
-        self.untrusted(error.to_string())
     }
 }
 
@@ -138,27 +116,4 @@ fn severity(failure: &ReleasesError) -> u8 {
         | ReleasesError::Local { .. }
         | ReleasesError::Stopped => 0,
     }
-}
-
-fn is_local(error: &TufError) -> bool {
-    matches!(
-        error,
-        TufError::DatastoreInit { .. }
-            | TufError::DatastoreCreate { .. }
-            | TufError::DatastoreOpen { .. }
-            | TufError::DatastoreRemove { .. }
-            | TufError::DatastoreSerialize { .. }
-    )
-}
-
-/// Returns the first cause of `error` that is a `T`.
-fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(found) = cause.downcast_ref() {
-            return Some(found);
-        }
-        next = cause.source();
-    }
-    None
 }

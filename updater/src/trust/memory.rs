@@ -1,12 +1,17 @@
 //! Whether the clock can be used to tell what has expired.
 //!
-//! `tough` remembers the latest time it saw and refuses any earlier one. That
-//! keeps a clock that was turned back from reviving old metadata, but a clock
-//! that was once far ahead would then stop updates until that day.
+//! The time of the last refresh that went well is remembered, and no earlier
+//! one believed. That keeps a clock that was turned back from reviving old
+//! metadata, but a clock that was once far ahead would then stop updates until
+//! that day.
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::store::Scratch;
+use super::refresh::RefreshError;
+use super::store::Store;
+
+/// The file that keeps the time.
+pub(super) const LATEST_TIME: &str = "latest_known_time.json";
 
 /// How far the clock may be behind. A machine whose clock stops while it is
 /// off starts with the time that timesyncd last saved, and metadata that is so
@@ -24,24 +29,32 @@ pub(super) fn check_built(now: Timestamp, built: Option<Timestamp>) -> Result<()
     }
 }
 
-/// Forgets the latest time that was seen when the present one can stand
-/// without it; refuses a clock that is far behind and that nobody has set.
-pub(super) fn review(scratch: &Scratch, now: Timestamp, set: Set) -> Result<(), String> {
-    let Some(known) = scratch.latest_known_time() else {
+/// Refuses a clock that is far behind what it was, and that nobody has set.
+pub(super) fn review(known: Option<Timestamp>, now: Timestamp, set: Set) -> Result<(), String> {
+    let Some(known) = known else {
         return Ok(());
     };
     match judge(now, known, set) {
         Verdict::Keep => Ok(()),
         Verdict::Forget => {
             tracing::warn!(%now, %known, "the clock is behind what it was; taking it as it is");
-            scratch
-                .forget_time()
-                .map_err(|error| format!("cannot forget the time: {error}"))
+            Ok(())
         }
         Verdict::Refuse => Err(format!(
             "the clock reads {now}, but it has read {known} before; {ADVICE}"
         )),
     }
+}
+
+/// Returns the time of the last refresh that went well.
+pub(super) fn latest(store: &Store) -> Result<Option<Timestamp>, RefreshError> {
+    let bytes = store.read(LATEST_TIME)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Remembers that a refresh has gone well at this time.
+pub(super) fn remember(store: &Store, now: Timestamp) -> Result<(), RefreshError> {
+    store.keep(LATEST_TIME, format!("\"{now}\"").as_bytes())
 }
 
 const ADVICE: &str = "set the time (is a time server in reach?)";

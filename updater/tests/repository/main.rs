@@ -1,6 +1,6 @@
 //! Repositories of every kind, as a node meets them: `blobs` on bad servers and
-//! `parts` of them, `mirrors` beside them, `metadata` from bad publishers, `tls`
-//! behind certificates, `http2` over TLS, all as an `environment` sets it.
+//! `parts` of them, `mirrors` beside them, `metadata` from bad publishers and
+//! `attacks` by worse ones, `tls` behind certificates, `http2` over TLS, all as an `environment` sets it.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,6 +8,7 @@
     reason = "the helpers of a test end it by panicking, as its functions may"
 )]
 
+mod attacks;
 mod blobs;
 mod environment;
 mod http2;

@@ -9,6 +9,8 @@ use ed25519_dalek::{Signer, SigningKey};
 use jiff::{SignedDuration, Timestamp as Moment};
 use partition_layout::{Architecture, RootHash, Version};
 use release::{Blob, Blobs, COMPATIBLE, Channel, ChannelName, Digest, Release, Salt, Verity};
+use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tough::TargetName;
 use tough::schema::key::{Ed25519Key, Ed25519Scheme, Key};
@@ -39,6 +41,49 @@ pub(crate) struct Publisher {
     pub(crate) targets: Vec<(String, Vec<u8>)>,
     /// The length that the snapshot gives for the targets; the true one if `None`.
     pub(crate) targets_length: Option<u64>,
+    /// Further keys that the root names for a role.
+    pub(crate) more_keys: HashMap<RoleType, Vec<SigningKey>>,
+    /// How many of its keys must sign for a role; one, if it is not here.
+    pub(crate) thresholds: HashMap<RoleType, u64>,
+    /// Who signs for a role instead of its key.
+    pub(crate) signers: HashMap<RoleType, Vec<SigningKey>>,
+    /// What is changed in the file of a role before it is signed.
+    pub(crate) edits: HashMap<RoleType, Box<Edit>>,
+}
+
+pub(crate) type Edit = dyn Fn(&mut Value);
+
+/// Anything, to be signed as the metadata of a role is.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Raw(Value);
+
+impl Role for Raw {
+    const TYPE: RoleType = RoleType::Targets;
+
+    fn expires(&self) -> Moment {
+        unreachable!("nobody asks a value")
+    }
+
+    fn version(&self) -> NonZeroU64 {
+        unreachable!("nobody asks a value")
+    }
+
+    fn filename(&self, _consistent_snapshot: bool) -> String {
+        unreachable!("nobody asks a value")
+    }
+}
+
+/// Returns the file of metadata that says `signed`.
+pub(crate) fn sign(signed: Value, signers: &[SigningKey]) -> Vec<u8> {
+    let signed = Raw(signed);
+    let canonical = signed.canonical_form().unwrap();
+    let signatures = signers.iter().map(|key| Signature {
+        keyid: tuf_key(key).key_id().unwrap(),
+        sig: key.sign(&canonical).to_bytes().to_vec().into(),
+    });
+    let signatures = signatures.collect();
+    serde_json::to_vec(&Signed { signed, signatures }).unwrap()
 }
 
 pub(crate) fn key(number: u8) -> SigningKey {
@@ -67,6 +112,10 @@ impl Publisher {
             targets_version: 1,
             targets: Vec::new(),
             targets_length: None,
+            more_keys: HashMap::new(),
+            thresholds: HashMap::new(),
+            signers: HashMap::new(),
+            edits: HashMap::new(),
         }
     }
 
@@ -119,33 +168,28 @@ impl Publisher {
         self.folder.join("metadata").join(name)
     }
 
-    fn signed<R: Role>(&self, role: R, signers: &[RoleType]) -> Vec<u8> {
-        let canonical = role.canonical_form().unwrap();
-        let signatures = signers
-            .iter()
-            .map(|signer| {
-                let key = &self.keys[signer];
-                Signature {
-                    keyid: tuf_key(key).key_id().unwrap(),
-                    sig: key.sign(&canonical).to_bytes().to_vec().into(),
-                }
-            })
-            .collect();
-        serde_json::to_vec(&Signed {
-            signed: role,
-            signatures,
-        })
-        .unwrap()
+    fn signed<R: Role>(&self, content: R) -> Vec<u8> {
+        let mut signed = serde_json::to_value(&content).unwrap();
+        if let Some(edit) = self.edits.get(&R::TYPE) {
+            edit(&mut signed);
+        }
+        let own = [self.keys[&R::TYPE].clone()];
+        sign(signed, self.signers.get(&R::TYPE).map_or(&own, |it| it))
     }
 
     /// Returns the root, signed by the root key.
     pub(crate) fn root(&self) -> Vec<u8> {
-        let keys = self.keys.values().map(tuf_key);
-        let keys = keys.map(|key| (key.key_id().unwrap(), key)).collect();
-        let roles = self.keys.iter().map(|(role, key)| {
+        let of_role = |role: &RoleType| {
+            let own = self.keys.get(role).into_iter();
+            own.chain(self.more_keys.get(role).into_iter().flatten())
+                .map(|key| (tuf_key(key).key_id().unwrap(), tuf_key(key)))
+                .collect::<Vec<_>>()
+        };
+        let keys = ROLES.iter().flat_map(of_role).collect();
+        let roles = ROLES.iter().map(|role| {
             let role_keys = RoleKeys {
-                keyids: vec![tuf_key(key).key_id().unwrap()],
-                threshold: NonZeroU64::MIN,
+                keyids: of_role(role).into_iter().map(|(id, _)| id).collect(),
+                threshold: number(self.thresholds.get(role).copied().unwrap_or(1)),
                 _extra: HashMap::new(),
             };
             (*role, role_keys)
@@ -159,7 +203,7 @@ impl Publisher {
             roles: roles.collect(),
             _extra: HashMap::new(),
         };
-        self.signed(root, &[RoleType::Root])
+        self.signed(root)
     }
 
     /// Writes a repository of what the fields say. Older files stay.
@@ -184,7 +228,7 @@ impl Publisher {
             let name = format!("{}.{name}", hex::encode(hashes.sha256.clone().into_vec()));
             fs::write(self.folder.join("targets").join(name), content).unwrap();
         }
-        let targets = self.signed(targets, &[RoleType::Targets]);
+        let targets = self.signed(targets);
         self.write(&format!("{}.targets.json", self.targets_version), &targets);
 
         let mut snapshot = Snapshot::new(SPEC.to_owned(), number(self.snapshot_version), days(30));
@@ -194,7 +238,7 @@ impl Publisher {
             described.hashes = None;
         }
         snapshot.meta.insert("targets.json".to_owned(), described);
-        let snapshot = self.signed(snapshot, &[RoleType::Snapshot]);
+        let snapshot = self.signed(snapshot);
         self.write(
             &format!("{}.snapshot.json", self.snapshot_version),
             &snapshot,
@@ -209,10 +253,7 @@ impl Publisher {
             "snapshot.json".to_owned(),
             metafile(&snapshot, self.snapshot_version),
         );
-        self.write(
-            "timestamp.json",
-            &self.signed(timestamp, &[RoleType::Timestamp]),
-        );
+        self.write("timestamp.json", &self.signed(timestamp));
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
@@ -224,7 +265,7 @@ fn number(number: u64) -> NonZeroU64 {
     NonZeroU64::new(number).unwrap()
 }
 
-fn tuf_key(key: &SigningKey) -> Key {
+pub(crate) fn tuf_key(key: &SigningKey) -> Key {
     Key::Ed25519 {
         keyval: Ed25519Key {
             public: key.verifying_key().to_bytes().to_vec().into(),

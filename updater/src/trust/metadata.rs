@@ -1,0 +1,362 @@
+//! What the files of the roles say, once their signatures are known to be good.
+//!
+//! A file is parsed once, into a JSON value. The signatures are held against the
+//! canonical form of that very value, and what is used is read from it as well:
+//! a field that this version does not know is signed all the same, and nothing
+//! can mean one thing to the signature and another to us. `tough` knows keys,
+//! canonical form and thresholds.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::num::NonZeroU64;
+
+use jiff::Timestamp as Moment;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+use sha2::{Digest, Sha256, Sha512};
+use tough::schema::{Delegations, Role, RoleType, Root, Signature, Signed};
+
+use super::untrusted::Untrusted;
+
+/// What the file of a role says.
+pub(super) trait Content: DeserializeOwned + Debug {
+    const ROLE: RoleType;
+    fn version(&self) -> NonZeroU64;
+    fn expires(&self) -> Moment;
+}
+
+/// A file as it came: nobody has looked at its signatures.
+#[derive(Debug)]
+pub(super) struct Offered<T> {
+    name: String,
+    signed: Signed<Body<T>>,
+}
+
+/// A file with the signatures that it must have.
+#[derive(Debug)]
+pub(super) struct Document<T> {
+    name: String,
+    body: Body<T>,
+}
+
+#[derive(Debug)]
+struct Body<T> {
+    content: T,
+    /// Everything that is signed, `content` and more.
+    whole: Value,
+}
+
+impl<T: Content> Offered<T> {
+    /// Reads the file of the role `name`.
+    pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Self, Untrusted> {
+        #[derive(Deserialize)]
+        struct File {
+            signed: Value,
+            signatures: Vec<Signature>,
+        }
+        let malformed = |why: String| Untrusted::Malformed {
+            role: name.to_owned(),
+            why,
+        };
+        let File { signed, signatures } =
+            serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        let field = |key| signed.get(key).and_then(Value::as_str).unwrap_or_default();
+        // Nobody else looks: a key may sign for two roles, and then only this
+        // tells what it has signed.
+        let kind = field("_type");
+        if kind != T::ROLE.to_string() {
+            return Err(malformed(format!("its type is {kind:?}")));
+        }
+        let spec = field("spec_version");
+        if !spec.starts_with("1.") {
+            return Err(malformed(format!("it follows specification {spec:?}")));
+        }
+        let content = T::deserialize(&signed).map_err(|error| malformed(error.to_string()))?;
+        let whole = signed;
+        Ok(Self {
+            name: name.to_owned(),
+            signed: Signed {
+                signed: Body { content, whole },
+                signatures,
+            },
+        })
+    }
+
+    /// Checks that enough of the keys that `authority` names for the role have
+    /// signed it.
+    pub(super) fn signed_by(self, authority: &Root) -> Result<Document<T>, Untrusted> {
+        self.check_signed(authority)?;
+        Ok(Document {
+            name: self.name,
+            body: self.signed.signed,
+        })
+    }
+
+    pub(super) fn check_signed(&self, authority: &Root) -> Result<(), Untrusted> {
+        authority
+            .verify_role(&self.signed)
+            .map_err(|error| Untrusted::Unsigned {
+                role: self.name.clone(),
+                why: error.to_string(),
+            })
+    }
+}
+
+impl Offered<Root> {
+    /// Checks that enough of the keys that it names for itself have signed it.
+    pub(super) fn self_signed(self) -> Result<Document<Root>, Untrusted> {
+        self.check_signed(&self.signed.signed.content)?;
+        Ok(Document {
+            name: self.name,
+            body: self.signed.signed,
+        })
+    }
+}
+
+impl<T: Content> Document<T> {
+    pub(super) fn content(&self) -> &T {
+        &self.body.content
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.content().version().get()
+    }
+
+    pub(super) fn check_version(&self, expected: NonZeroU64) -> Result<(), Untrusted> {
+        match self.content().version() == expected {
+            true => Ok(()),
+            false => Err(Untrusted::WrongVersion {
+                role: self.name.clone(),
+                found: self.version(),
+                expected: expected.get(),
+            }),
+        }
+    }
+
+    pub(super) fn check_not_older(&self, seen: &Self) -> Result<(), Untrusted> {
+        match self.version() >= seen.version() {
+            true => Ok(()),
+            false => Err(Untrusted::Older {
+                role: self.name.clone(),
+                found: self.version(),
+                seen: seen.version(),
+            }),
+        }
+    }
+
+    pub(super) fn check_date(&self, now: Moment) -> Result<(), Untrusted> {
+        match now < self.content().expires() {
+            true => Ok(()),
+            false => Err(Untrusted::Expired {
+                role: self.name.clone(),
+            }),
+        }
+    }
+}
+
+impl<T> Serialize for Body<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.whole.serialize(serializer)
+    }
+}
+
+/// For `tough`, which signs and checks what has a role.
+impl<T: Content> Role for Body<T> {
+    const TYPE: RoleType = T::ROLE;
+
+    fn expires(&self) -> Moment {
+        self.content.expires()
+    }
+
+    fn version(&self) -> NonZeroU64 {
+        self.content.version()
+    }
+
+    fn filename(&self, _consistent_snapshot: bool) -> String {
+        format!("{}.json", T::ROLE)
+    }
+}
+
+impl Content for Root {
+    const ROLE: RoleType = RoleType::Root;
+
+    fn version(&self) -> NonZeroU64 {
+        self.version
+    }
+
+    fn expires(&self) -> Moment {
+        self.expires
+    }
+}
+
+/// What timestamp and snapshot say: which versions of other files there are.
+#[derive(Debug, Deserialize)]
+pub(super) struct Listing {
+    version: NonZeroU64,
+    expires: Moment,
+    meta: HashMap<String, Described>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Timestamp(pub(super) Listing);
+
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Snapshot(pub(super) Listing);
+
+/// What targets, and roles that it delegates to, say.
+#[derive(Debug, Deserialize)]
+pub(super) struct Targets {
+    version: NonZeroU64,
+    expires: Moment,
+    pub(super) targets: HashMap<String, Target>,
+    pub(super) delegations: Option<Delegations>,
+}
+
+/// A file of metadata, as another one describes it.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Described {
+    pub(super) version: NonZeroU64,
+    length: Option<u64>,
+    hashes: Option<Hashes>,
+}
+
+/// A target, as signed metadata describes it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Target {
+    length: u64,
+    hashes: Hashes,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+struct Hashes(HashMap<String, String>);
+
+impl Content for Timestamp {
+    const ROLE: RoleType = RoleType::Timestamp;
+
+    fn version(&self) -> NonZeroU64 {
+        self.0.version
+    }
+
+    fn expires(&self) -> Moment {
+        self.0.expires
+    }
+}
+
+impl Content for Snapshot {
+    const ROLE: RoleType = RoleType::Snapshot;
+
+    fn version(&self) -> NonZeroU64 {
+        self.0.version
+    }
+
+    fn expires(&self) -> Moment {
+        self.0.expires
+    }
+}
+
+impl Content for Targets {
+    const ROLE: RoleType = RoleType::Targets;
+
+    fn version(&self) -> NonZeroU64 {
+        self.version
+    }
+
+    fn expires(&self) -> Moment {
+        self.expires
+    }
+}
+
+impl Listing {
+    pub(super) fn files(&self) -> impl Iterator<Item = (&String, &Described)> {
+        self.meta.iter()
+    }
+
+    /// Returns what it says of `file`; `by` is its own name.
+    pub(super) fn describes(&self, by: RoleType, file: &str) -> Result<&Described, Untrusted> {
+        self.meta.get(file).ok_or_else(|| Untrusted::Unlisted {
+            by: by.to_string(),
+            file: file.to_owned(),
+        })
+    }
+}
+
+impl Described {
+    /// Returns how many bytes are to be fetched at most, if `bound` is the
+    /// largest that such a file may be.
+    pub(super) fn most(&self, bound: u64) -> u64 {
+        self.length.map_or(bound, |length| length.min(bound))
+    }
+
+    pub(super) fn check(&self, file: &str, bytes: &[u8]) -> Result<(), Untrusted> {
+        check_length(self.length, file, bytes)?;
+        self.hashes
+            .as_ref()
+            .map_or(Ok(()), |hashes| hashes.check(file, bytes))
+    }
+}
+
+impl Target {
+    /// Returns its size in bytes.
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Checks that `bytes` are those of the target, which is called `name`.
+    pub(super) fn check(&self, name: &str, bytes: &[u8]) -> Result<(), Untrusted> {
+        check_length(Some(self.length), name, bytes)?;
+        self.hashes.check(name, bytes)
+    }
+
+    /// Returns whether `bytes` are those of the target.
+    pub fn is(&self, bytes: &[u8]) -> bool {
+        self.check("", bytes).is_ok()
+    }
+
+    /// Returns the digest under which a repository with consistent snapshots
+    /// keeps it.
+    pub(super) fn digest(&self) -> Option<&str> {
+        ["sha256", "sha512"]
+            .into_iter()
+            .find_map(|algorithm| self.hashes.0.get(algorithm).map(String::as_str))
+    }
+}
+
+impl Hashes {
+    /// Holds `bytes` against every hash that is known here, of which there must
+    /// be one.
+    fn check(&self, file: &str, bytes: &[u8]) -> Result<(), Untrusted> {
+        let found = [
+            ("sha256", hex::encode(Sha256::digest(bytes))),
+            ("sha512", hex::encode(Sha512::digest(bytes))),
+        ];
+        let mut known = found
+            .iter()
+            .filter_map(|(algorithm, found)| Some((self.0.get(*algorithm)?, found)))
+            .peekable();
+        let good = known.peek().is_some()
+            && known.all(|(expected, found)| expected.eq_ignore_ascii_case(found));
+        match good {
+            true => Ok(()),
+            false => Err(Untrusted::WrongContent {
+                file: file.to_owned(),
+                what: "its hash",
+            }),
+        }
+    }
+}
+
+fn check_length(expected: Option<u64>, file: &str, bytes: &[u8]) -> Result<(), Untrusted> {
+    match expected {
+        Some(expected) if u64::try_from(bytes.len()) != Ok(expected) => {
+            Err(Untrusted::WrongContent {
+                file: file.to_owned(),
+                what: "its length",
+            })
+        }
+        _ => Ok(()),
+    }
+}
