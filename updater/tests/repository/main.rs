@@ -1,6 +1,6 @@
 //! Repositories of every kind, as a node meets them: `blobs` on bad servers and
 //! `parts` of them, `mirrors` beside them, `metadata` from bad publishers and
-//! `attacks` by worse ones, `tls` behind certificates, `http2` over TLS, all as an `environment` sets it.
+//! `attacks` by worse ones, a `client` of others' suites, `tls` behind certificates, `http2` over TLS, all as an `environment` sets it.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
 
 mod attacks;
 mod blobs;
+mod client;
 mod environment;
 mod http2;
 mod metadata;
