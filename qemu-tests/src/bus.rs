@@ -317,6 +317,16 @@ impl Bus {
         }
     }
 
+    /// Asks for the other slot, because of `reason`.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`Refused`] when the updater does not take the order.
+    pub async fn roll_back(&self, reason: &str) -> Result<Job<'_>> {
+        let path: OwnedObjectPath = self.manager("Rollback", &reason).await?;
+        Ok(Job { bus: self, path })
+    }
+
     /// Has the booted image read through.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //! It owns the machine and everything around it: [`machine`] (switched off),
 //! [`node`] (switched on), its [`console`], its hypervisor ([`qmp`]), its own
 //! D-Bus ([`bus`]), a web server for repositories ([`server`]) that can be
-//! told to lie, and the disk as it looks from [`outside`]. It refuses to own
+//! told to lie, and the disk as it looks from [`outside`], now or whenever the power
+//! might have failed ([`cuts`]). It refuses to own
 //! any knowledge of how an update works: the stories in `tests/` state that,
 //! and read every state twice, over D-Bus and from the disk.
 //!
@@ -17,6 +18,7 @@ pub mod bus;
 pub mod call;
 pub mod console;
 pub mod container;
+pub mod cuts;
 pub mod deadline;
 mod emulator;
 mod firmware;

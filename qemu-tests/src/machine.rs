@@ -7,10 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::bus::BUSWAY_PORT;
 use crate::console::Console;
+use crate::cuts::recording::Recording;
 use crate::deadline::Deadline;
 use crate::emulator::Emulator;
 use crate::firmware;
@@ -44,6 +46,8 @@ pub struct Machine {
     handed: Handed,
     disks: Vec<ExtraDisk>,
     watchdog: Watchdog,
+    /// Where all that is done to the disk is logged.
+    log: Option<PathBuf>,
     power_ons: u32,
 }
 
@@ -93,6 +97,7 @@ impl Machine {
             handed,
             disks: Vec::new(),
             watchdog: Watchdog::Card,
+            log: None,
             power_ons: 0,
         })
     }
@@ -112,6 +117,20 @@ impl Machine {
     pub fn without_watchdog(mut self) -> Self {
         self.watchdog = Watchdog::Absent;
         self
+    }
+
+    /// Keeps the disk as it is now for `recording`, and logs there what is done to it
+    /// from now on. It may be switched on once.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the disk cannot be copied or the log not made.
+    pub fn recorded(mut self, recording: &Recording) -> Result<Self> {
+        copy_sparse(&self.disk_path(), &recording.image())?;
+        let log = recording.log();
+        File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        self.log = Some(log);
+        Ok(self)
     }
 
     /// Hands in `handed` from the next start on, instead of what was handed in before.
@@ -228,15 +247,7 @@ impl Machine {
             "-drive",
             &format!("if=pflash,unit=1,format=raw,file={}", variables.display()),
         ]);
-        // Killing QEMU loses what the node holds in its own memory, never what
-        // QEMU has handed to the host: flushing to the host's disk proves nothing here.
-        add(&[
-            "-drive",
-            &format!(
-                "if=none,id=disk,format=raw,cache=unsafe,file={}",
-                self.disk_path().display()
-            ),
-        ]);
+        add(&["-blockdev", &self.disk_node()]);
         add(&[
             "-device",
             "virtio-blk-pci,drive=disk,serial=bistable,bootindex=1",
@@ -286,7 +297,27 @@ impl Machine {
     }
 }
 
-fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+impl Machine {
+    /// Describes the disk to QEMU.
+    fn disk_node(&self) -> String {
+        // Killing QEMU loses what the node holds in its own memory, never what
+        // QEMU has handed to the host: flushing to the host's disk proves nothing here.
+        let file = |path: &Path| json!({ "driver": "file", "filename": path, "cache": { "no-flush": true } });
+        let disk = file(&self.disk_path());
+        let node = match &self.log {
+            None => {
+                json!({ "driver": "raw", "node-name": "disk", "file": disk, "cache": { "no-flush": true } })
+            }
+            // Flushes must come as far as to the log.
+            Some(log) => {
+                json!({ "driver": "blklogwrites", "node-name": "disk", "file": disk, "log": file(log) })
+            }
+        };
+        node.to_string()
+    }
+}
+
+pub(crate) fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     let copied = Command::new("cp")
         .args(["--sparse=always", "--reflink=auto", "--"])
         .args([from, to])
