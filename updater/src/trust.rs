@@ -11,11 +11,13 @@
 //!   ([`store`]). The test client `bistable-trust` begins here;
 //! - [`workflow`] and [`delegation`], the rules of the specification, and
 //!   nothing else: no file, no network, no clock;
-//! - [`metadata`], files and their signatures, with the help of `tough`.
+//! - [`metadata`], files and their signatures, with the help of `tough`, and
+//!   [`described`], what they say of other files.
 //!
 //! Metadata is refreshed for every question, as the TUF client workflow wants.
 
 mod delegation;
+mod described;
 mod failure;
 mod memory;
 mod metadata;
@@ -35,8 +37,8 @@ use release::limits::{MAX_CHANNEL_BYTES, MAX_RELEASE_BYTES};
 use release::{Channel, ChannelName, Release, release_target, version_of_target};
 use tokio::runtime::Handle;
 
+pub use self::described::Target;
 use self::failure::Failures;
-pub use self::metadata::Target;
 pub use self::refresh::{RefreshError, Start, Trusted, refresh};
 pub use self::remote::{FetchFileError, RemoteFolder};
 pub use self::store::Store;

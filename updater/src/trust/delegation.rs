@@ -6,7 +6,8 @@ use std::collections::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 use tough::schema::{DelegatedRole, Delegations, PathSet, RoleKeys, RoleType, Root};
 
-use super::metadata::{Target, Targets};
+use super::described::Target;
+use super::metadata::Targets;
 use super::store::{file_of, is_ours};
 use super::untrusted::Untrusted;
 

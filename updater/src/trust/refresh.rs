@@ -12,7 +12,8 @@ use release::limits::{
 use tough::schema::Root;
 
 use super::delegation::{Delegated, Search};
-use super::metadata::{Document, Snapshot, Target, Targets};
+use super::described::Target;
+use super::metadata::{Document, Snapshot, Targets};
 use super::remote::{FetchFileError, RemoteFolder};
 use super::store::{Store, file_of};
 use super::untrusted::Untrusted;

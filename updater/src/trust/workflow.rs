@@ -19,7 +19,8 @@ use std::num::NonZeroU64;
 use jiff::Timestamp as Moment;
 use tough::schema::{RoleType, Root};
 
-use super::metadata::{Content, Described, Document, Offered, Snapshot, Targets, Timestamp};
+use super::described::Described;
+use super::metadata::{Content, Document, Offered, Snapshot, Targets, Timestamp};
 use super::untrusted::Untrusted;
 
 const ROOT: &str = "root";
