@@ -1,11 +1,12 @@
 //! Stages one release on a node that is made up of a disk and a folder, and ends.
 //!
-//! For `cargo xtask bench`: the daemon's own head, hands, trust, network and disk,
-//! without its face on the bus, so that staging can be measured on a machine that
+//! For `cargo xtask bench`: the daemon's own head, hands, trust, network and disk, and
+//! with `--calls` its face on the bus, so that staging can be measured on a machine that
 //! is no node. What such a machine lacks is made of files: the kernel's command line, the
 //! links from the root file system to its partitions, and the EFI system partition
 //! ([`esp`]), as not every kernel knows FAT.
 
+mod calls;
 mod esp;
 mod node;
 
@@ -18,7 +19,7 @@ use partition_layout::{RootHash, Version};
 use tokio::runtime::Handle as Runtime;
 use updater::admit::{Ask, Force};
 use updater::config::{Config, Repository};
-use updater::driver::{self, Accepted};
+use updater::driver::{self, Accepted, Handle};
 use updater::fetch::{Fetcher, Patience, build_client};
 use updater::host::SystemClock;
 use updater::journal;
@@ -53,6 +54,10 @@ struct Arguments {
     /// Where the tree of control groups is
     #[arg(long, default_value = "/sys/fs/cgroup")]
     control_groups: PathBuf,
+    /// Speak on the bus as well, be called while staging, and write here, as JSON, how many
+    /// milliseconds each answer took
+    #[arg(long, value_name = "FILE")]
+    calls: Option<PathBuf>,
 }
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -84,7 +89,11 @@ async fn stage(arguments: Arguments) -> Result<(), Failure> {
         ..Config::default()
     };
     let network = network(&arguments, &config)?;
-    let node = BenchNode::new(&arguments, bus)?;
+    let node = BenchNode::new(&arguments, bus.clone())?;
+    let reader = match &arguments.calls {
+        Some(file) => Some((file, BenchNode::again(&arguments, bus.clone())?)),
+        None => None,
+    };
     let machine_id = settings::machine_id("/etc/machine-id".as_ref());
     let rules = Rules {
         automatic: config.automatic,
@@ -99,17 +108,25 @@ async fn stage(arguments: Arguments) -> Result<(), Failure> {
     let (handle, head) = driver::start(node, network, SystemClock, rules, machine_id).await?;
     let head = tokio::spawn(head.run());
     handle.settled().await;
+    let staged = match reader {
+        Some((file, node)) => calls::answer(&bus, &handle, node, file).await,
+        None => order(&handle, config.tries).await,
+    };
+    handle.go_down().await;
+    head.await??;
+    staged
+}
+
+async fn order(handle: &Handle, tries: u32) -> Result<(), Failure> {
     let ask = Ask {
         version: None,
         force: Force::No,
-        tries: config.tries,
+        tries,
     };
     let Accepted::Job(mut job) = handle.request(Request::Stage(ask)).await? else {
         return Err("no job was begun".into());
     };
     let outcome = job.outcome.wait_for(Option::is_some).await?.clone();
-    handle.go_down().await;
-    head.await??;
     match outcome {
         Some(Outcome::Done) => Ok(()),
         Some(Outcome::Failed(failure)) => Err(failure.into()),

@@ -51,6 +51,13 @@ impl BenchNode {
             format!("IMAGE_VERSION={}\n", arguments.booted),
         )?;
         fs::create_dir_all(at("state"))?;
+        Self::again(arguments, bus)
+    }
+
+    /// Opens the node once more: the daemon reads the booted image through beside its hands.
+    pub(crate) fn again(arguments: &Arguments, bus: zbus::Connection) -> Result<Self, Failure> {
+        let folder = &arguments.node;
+        let at = |name: &str| folder.join(name);
         let paths = Paths {
             root: folder.clone(),
             sys: at("sys"),

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements beside the field's own tools, in one run.
 
+mod calls;
 mod disk;
 mod disturb;
 mod goals;
@@ -28,6 +29,8 @@ pub(crate) enum Bench {
     /// A first install and a security update beside RAUC, SWUpdate, casync and
     /// `curl | tee | sha256sum`, as root: bytes, time, processor, memory
     Update(update::Arguments),
+    /// D-Bus calls while a release is staged, as root: how long each waits for its answer
+    Calls(calls::Arguments),
     /// Small synced writes beside staging, as root: by how much they get slower
     Disturb(disturb::Arguments),
 }
@@ -37,6 +40,7 @@ impl Bench {
         match self {
             Self::Verity(arguments) => verity::run(checkout, runner, arguments),
             Self::Update(arguments) => update::run(checkout, runner, &arguments),
+            Self::Calls(arguments) => calls::run(checkout, runner, &arguments),
             Self::Disturb(arguments) => disturb::run(checkout, runner, &arguments),
         }
     }

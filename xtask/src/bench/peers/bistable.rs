@@ -1,6 +1,7 @@
 //! Ours: the daemon's head and hands, with its trust, its disk and its network, and as
 //! nice as its unit makes it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,52 @@ impl Bistable {
 
     fn node(stand: &Stand<'_>) -> Result<PathBuf> {
         Ok(stand.folder(NAME)?.join("node"))
+    }
+
+    /// Stages, and is called all the while. Returns the milliseconds of each answer, by
+    /// the call's name.
+    pub(crate) fn answer(
+        &self,
+        stand: &Stand<'_>,
+        server: &Server<'_>,
+    ) -> Result<BTreeMap<String, Vec<f64>>> {
+        let file = stand.folder(NAME)?.join("calls.json");
+        self.stage(stand, server, Some(&file))?;
+        let answers = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        serde_json::from_slice(&answers).with_context(|| format!("in {}", file.display()))
+    }
+
+    fn stage(&self, stand: &Stand<'_>, server: &Server<'_>, calls: Option<&Path>) -> Result<f64> {
+        let log = stand.folder(NAME)?.join("stage.log");
+        let option = |name: &str, value: OsString| [OsString::from(name), value];
+        let arguments = [
+            option("--disk", stand.disk.device().into()),
+            option("--node", Self::node(stand)?.into()),
+            option("--booted", stand.booted.version.as_str().into()),
+            option("--root-hash", stand.booted.root_hash.as_str().into()),
+            option(
+                "--root-of-trust",
+                stand.checkout.keys().join("root.json").into(),
+            ),
+            option("--repository", server.url(NAME).into()),
+        ];
+        let nice = UNIT.lines().find_map(|line| line.strip_prefix("Nice="));
+        let mut stage = host_tools::command("nice")?;
+        stage.args(["-n", nice.unwrap_or("0")]).arg(&self.stage);
+        stage.args(arguments.iter().flatten());
+        if let Some(root) = &self.control_groups {
+            stage.arg("--control-groups").arg(root);
+        }
+        if let Some(file) = calls {
+            stage.arg("--calls").arg(file);
+        }
+        stage.env("DBUS_SYSTEM_BUS_ADDRESS", stand.bus_address());
+        log_to(&mut stage, &log)?;
+        let staged = seconds(|| {
+            stand.runner.run(&mut stage)?;
+            stand.disk.sync(&[Part::RootB, Part::VerityB])
+        });
+        staged.with_context(|| format!("see {}", log.display()))
     }
 }
 
@@ -122,33 +169,7 @@ impl Program for Bistable {
     }
 
     fn install(&self, stand: &Stand<'_>, server: &Server<'_>) -> Result<f64> {
-        let log = stand.folder(NAME)?.join("stage.log");
-        let option = |name: &str, value: OsString| [OsString::from(name), value];
-        let arguments = [
-            option("--disk", stand.disk.device().into()),
-            option("--node", Self::node(stand)?.into()),
-            option("--booted", stand.booted.version.as_str().into()),
-            option("--root-hash", stand.booted.root_hash.as_str().into()),
-            option(
-                "--root-of-trust",
-                stand.checkout.keys().join("root.json").into(),
-            ),
-            option("--repository", server.url(NAME).into()),
-        ];
-        let nice = UNIT.lines().find_map(|line| line.strip_prefix("Nice="));
-        let mut stage = host_tools::command("nice")?;
-        stage.args(["-n", nice.unwrap_or("0")]).arg(&self.stage);
-        stage.args(arguments.iter().flatten());
-        if let Some(root) = &self.control_groups {
-            stage.arg("--control-groups").arg(root);
-        }
-        stage.env("DBUS_SYSTEM_BUS_ADDRESS", stand.bus_address());
-        log_to(&mut stage, &log)?;
-        let staged = seconds(|| {
-            stand.runner.run(&mut stage)?;
-            stand.disk.sync(&[Part::RootB, Part::VerityB])
-        });
-        staged.with_context(|| format!("see {}", log.display()))
+        self.stage(stand, server, None)
     }
 
     fn check(&self, stand: &Stand<'_>) -> Result<()> {
