@@ -1,6 +1,7 @@
 //! Who may vouch for a repository's server, beside those of the system.
 
 use reqwest::{Certificate, Client};
+use sha2::{Digest, Sha256};
 
 use crate::fetch::chain;
 
@@ -39,6 +40,21 @@ impl Authorities {
             .build()
             .map_err(unusable)?;
         Ok(authorities)
+    }
+
+    /// Returns whether only the system's authorities are believed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pem.trim().is_empty()
+    }
+
+    /// Returns the text that they were read from.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Returns a name for them: the SHA-256 of their text, in hex.
+    pub(crate) fn digest(&self) -> String {
+        hex::encode(Sha256::digest(&self.pem))
     }
 
     /// Returns the certificates.

@@ -15,6 +15,7 @@
 
 mod answer;
 mod crew;
+mod gateway;
 mod http;
 mod line;
 mod local;
@@ -35,8 +36,8 @@ use release::limits::BLOCK_SIZE;
 use tokio::runtime::Handle;
 
 use self::crew::Crew;
-pub use self::http::{BuildClientError, Client, build_client, chain};
-pub(crate) use self::http::{Failure, Part, check_answer, request};
+pub use self::http::{BuildClientError, Client, build_client, build_gateway_client, chain};
+pub(crate) use self::http::{Failure, Question, check_answer, request};
 use self::line::{Line, Way};
 use self::missing::Missing;
 pub use self::patience::Patience;

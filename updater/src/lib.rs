@@ -46,6 +46,7 @@ pub mod uki;
 pub mod authorities;
 pub mod config;
 pub mod fetch;
+pub mod gateway;
 pub mod network;
 pub mod settings;
 pub mod trust;

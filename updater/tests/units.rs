@@ -179,3 +179,37 @@ fn only_the_unit_that_is_activated_serves_the_name() {
         .unwrap();
     assert!(units().join("system").join(unit).is_file(), "{unit}");
 }
+
+#[test]
+fn what_systemd_calls_exposure_is_at_most_two_and_a_half_for_each_of_our_services() {
+    for name in ["gateway", "health-gate", "updater"] {
+        let unit = units().join(format!("system/bistable-{name}.service"));
+        let arguments = ["security", "--offline=yes", "--no-pager", "--threshold=25"];
+        let output = host_tools::oracle("systemd-analyze")
+            .args(arguments)
+            .arg(unit)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+    }
+}
+
+#[test]
+fn who_writes_disks_has_no_network_and_who_has_the_network_has_no_disks() {
+    let unit = |name: &str| fs::read_to_string(units().join("system").join(name)).unwrap();
+    let has = |unit: &str, line: &str| unit.lines().any(|found| found == line);
+    let updater = unit("bistable-updater.service");
+    for line in ["PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX"] {
+        assert!(has(&updater, line), "{line}");
+    }
+    let gateway = unit("bistable-gateway.service");
+    for line in [
+        "DynamicUser=yes",
+        "PrivateDevices=yes",
+        "CapabilityBoundingSet=",
+        "ProtectSystem=strict",
+    ] {
+        assert!(has(&gateway, line), "{line}");
+    }
+    assert!(!gateway.contains("ReadWritePaths") && !gateway.contains("StateDirectory"));
+}

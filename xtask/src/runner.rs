@@ -95,7 +95,16 @@ impl Runner {
 
     /// Starts `command`, which runs beside others until it is ended.
     pub(crate) fn background(&self, command: &mut Command) -> Result<Background<'_>> {
-        command.stdin(Stdio::null());
+        self.serving(command, Stdio::null())
+    }
+
+    /// The same for a service whose standard input is its listening socket.
+    pub(crate) fn serving(
+        &self,
+        command: &mut Command,
+        socket: impl Into<Stdio>,
+    ) -> Result<Background<'_>> {
+        command.stdin(socket);
         let (child, group) = self.start(command)?;
         Ok(Background {
             runner: self,

@@ -20,7 +20,7 @@ use tokio::runtime::Handle as Runtime;
 use updater::admit::{Ask, Force};
 use updater::config::{Config, Repository};
 use updater::driver::{self, Accepted, Handle};
-use updater::fetch::{Fetcher, Patience, build_client};
+use updater::fetch::{Fetcher, Patience, build_gateway_client};
 use updater::host::SystemClock;
 use updater::journal;
 use updater::machine::{Outcome, Request};
@@ -51,6 +51,9 @@ struct Arguments {
     root_of_trust: PathBuf,
     #[arg(long, value_parser = Repository::parse)]
     repository: Repository,
+    /// Where the gateway to the network listens
+    #[arg(long)]
+    gateway: PathBuf,
     /// Where the tree of control groups is
     #[arg(long, default_value = "/sys/fs/cgroup")]
     control_groups: PathBuf,
@@ -139,7 +142,7 @@ fn network(
     config: &Config,
 ) -> Result<RemoteRepository<SystemClock>, Failure> {
     let patience = Patience::default();
-    let client = build_client(&patience, &config.ca_certificates)?;
+    let client = build_gateway_client(&arguments.gateway, &patience, &config.ca_certificates)?;
     let settings = trust::Settings {
         repositories: config.servers(),
         channel: config.channel.clone(),

@@ -1,6 +1,8 @@
 //! The update daemon: wires the parts together, and nothing else.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use updater::config::{Config, ReadConfigError, Sources};
 use updater::driver::{self, Handle};
-use updater::fetch::{BuildClientError, Fetcher, Patience, Throttle, build_client};
+use updater::fetch::{BuildClientError, Fetcher, Patience, Throttle, build_gateway_client};
 use updater::host::{FindDiskError, Paths, SystemClock, ThisNode};
 use updater::metrics::{self, Metrics};
 use updater::network::{NamedRepository, RemoteRepository};
@@ -23,7 +25,7 @@ use updater::refusal::Chain;
 use updater::scrub::keeper::Keeper;
 use updater::settings::{self, Settings};
 use updater::trust::{self, TrustedReleases};
-use updater::{backstop, dbus, journal};
+use updater::{backstop, dbus, gateway, journal};
 
 /// The update daemon of a Bistable node: io.bistable.Updater1 on the system bus.
 ///
@@ -44,6 +46,10 @@ struct Arguments {
     /// Read the settings, say what is wrong with them, and end
     #[arg(long)]
     check_config: bool,
+    /// Be the process that fetches for the daemon, on the listening unix socket that is the
+    /// standard input: bistable-gateway.service
+    #[arg(long, conflicts_with_all = ["config", "check_config"])]
+    gateway: bool,
 }
 
 /// Why the daemon cannot do its work.
@@ -63,6 +69,8 @@ enum DaemonError {
     Client(#[source] BuildClientError),
     #[error("cannot wait for signals")]
     Signal(#[source] io::Error),
+    #[error("cannot listen on the standard input")]
+    Listen(#[source] io::Error),
     #[error("cannot tell systemd how things stand")]
     Notify(#[source] io::Error),
     #[error("a part of the daemon has died")]
@@ -90,6 +98,7 @@ fn main() -> ExitCode {
                 | DaemonError::Observe(_)
                 | DaemonError::Client(_)
                 | DaemonError::Signal(_)
+                | DaemonError::Listen(_)
                 | DaemonError::Notify(_)
                 | DaemonError::Died(_) => ExitCode::FAILURE,
             }
@@ -110,7 +119,24 @@ fn work(arguments: &Arguments) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?;
+    if arguments.gateway {
+        return runtime.block_on(fetch_for_the_daemon());
+    }
     runtime.block_on(serve(sources))
+}
+
+/// How long the gateway stays when nobody is connected. It is back within a moment.
+const GATEWAY_STAYS: Duration = Duration::from_secs(60);
+
+async fn fetch_for_the_daemon() -> Result<(), DaemonError> {
+    let socket = io::stdin().as_fd().try_clone_to_owned();
+    let listener = UnixListener::from(socket.map_err(DaemonError::Listen)?);
+    let listening = async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        gateway::serve(listener, Patience::default(), GATEWAY_STAYS).await
+    };
+    listening.await.map_err(DaemonError::Listen)
 }
 
 fn sources(arguments: &Arguments) -> Sources {
@@ -257,7 +283,8 @@ fn network(
     runtime: Runtime,
 ) -> Result<RemoteRepository<SystemClock>, BuildClientError> {
     let patience = Patience::default();
-    let client = build_client(&patience, &config.ca_certificates)?;
+    let client =
+        build_gateway_client(gateway::SOCKET.as_ref(), &patience, &config.ca_certificates)?;
     let settings = trust::Settings {
         repositories: config.servers(),
         channel: config.channel.clone(),

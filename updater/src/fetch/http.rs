@@ -2,11 +2,13 @@ use std::error::Error;
 use std::fmt::Write;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, RANGE};
 use reqwest::{Response, StatusCode, Url, redirect};
 
+use super::gateway::Gateway;
 use super::patience::Patience;
 use crate::authorities::Authorities;
 use crate::ports::Cause;
@@ -27,12 +29,29 @@ const IDLE_CONNECTIONS: usize = 4;
 #[error("cannot set up the HTTP client")]
 pub struct BuildClientError(#[from] reqwest::Error);
 
-/// Speaks HTTP/1.1 and HTTP/2, with TLS and without.
+/// Speaks HTTP/1.1 and HTTP/2, with TLS and without: itself, or through the gateway.
 #[derive(Debug, Clone)]
-pub struct Client {
-    http: reqwest::Client,
-    /// Why no server with TLS can be believed.
-    no_tls: Option<Arc<str>>,
+pub struct Client(Way);
+
+#[derive(Debug, Clone)]
+enum Way {
+    Network {
+        http: reqwest::Client,
+        /// Why no server with TLS can be believed.
+        no_tls: Option<Arc<str>>,
+    },
+    Gateway(Gateway),
+}
+
+/// Returns the client of a process without a network, for which the gateway at `socket`
+/// asks. Whether anybody listens there is not looked at.
+pub fn build_gateway_client(
+    socket: &Path,
+    patience: &Patience,
+    authorities: &Authorities,
+) -> Result<Client, BuildClientError> {
+    let gateway = Gateway::new(socket, patience, authorities)?;
+    Ok(Client(Way::Gateway(gateway)))
 }
 
 /// Returns the client that metadata and blobs are fetched with. TLS believes the
@@ -70,7 +89,7 @@ pub fn build_client(
     if let Some(why) = &no_tls {
         tracing::warn!(%why, "no server can be reached over https");
     }
-    Ok(Client { http, no_tls })
+    Ok(Client(Way::Network { http, no_tls }))
 }
 
 fn redirects() -> redirect::Policy {
@@ -109,24 +128,43 @@ pub(crate) enum Failure {
     PastEnd(Option<u64>),
 }
 
-/// Asks for `url`, or a part of it.
-pub(crate) async fn request(client: &Client, url: &Url, part: &Part) -> Result<Response, Failure> {
-    if let Some(why) = client.no_tls.as_ref().filter(|_| url.scheme() == "https") {
+impl Part {
+    /// Returns the header `Range` that asks for it.
+    pub(crate) fn header(&self) -> Option<String> {
+        match self {
+            Self::Whole => None,
+            Self::From(start) => Some(format!("bytes={start}-")),
+            Self::Within(range) => {
+                let last = range.end.saturating_sub(1);
+                Some(format!("bytes={}-{last}", range.start))
+            }
+        }
+    }
+}
+
+/// What is asked of a server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Question<'a> {
+    pub(crate) url: &'a Url,
+    /// The header `Range`, if not all of it is wanted.
+    pub(crate) range: Option<&'a str>,
+}
+
+/// Asks a server.
+pub(crate) async fn request(client: &Client, question: &Question<'_>) -> Result<Response, Failure> {
+    let url = question.url;
+    let (http, no_tls) = match &client.0 {
+        Way::Network { http, no_tls } => (http, no_tls),
+        Way::Gateway(gateway) => return gateway.ask(question).await,
+    };
+    if let Some(why) = no_tls.as_ref().filter(|_| url.scheme() == "https") {
         let why = format!("this node knows nobody who vouches for servers: {why}");
         return Err(Failure::Lasting(why.into()));
     }
-    let mut request = client
-        .http
-        .get(url.clone())
-        .header(ACCEPT_ENCODING, "identity");
-    request = match part {
-        Part::Whole => request,
-        Part::From(start) => request.header(RANGE, format!("bytes={start}-")),
-        Part::Within(range) => {
-            let last = range.end.saturating_sub(1);
-            request.header(RANGE, format!("bytes={}-{last}", range.start))
-        }
-    };
+    let mut request = http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+    if let Some(range) = question.range {
+        request = request.header(RANGE, range);
+    }
     match request.send().await {
         Ok(response) => Ok(response),
         // A loop of redirects does not end by asking again, and no certificate

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::answer::{Answer, Fault};
-use super::http::{Failure, Part, chain, check_answer, request};
+use super::http::{Failure, Part, Question, chain, check_answer, request};
 use super::line::{Event, Line, Way};
 use super::missing::Missing;
 use super::pieces::{Piece, Pieces};
@@ -164,7 +164,12 @@ impl Transfer {
         };
         let patience = &self.line.patience;
         let limit = patience.connect + patience.idle;
-        let asked = request(&self.line.client, &self.line.url, &part);
+        let range = part.header();
+        let question = Question {
+            url: &self.line.url,
+            range: range.as_deref(),
+        };
+        let asked = request(&self.line.client, &question);
         let response = match timeout(limit, asked).await {
             Ok(Ok(response)) => response,
             Ok(Err(failure)) => return Err(self.failed(failure, first)),

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 use tokio::time::timeout;
 
-use crate::fetch::{Client, Failure, Part, Patience, chain, check_answer, request};
+use crate::fetch::{Client, Failure, Patience, Question, chain, check_answer, request};
 use crate::ports::Cause;
 
 /// How often a file is asked for again. Blobs have more patience: they are
@@ -129,7 +129,8 @@ impl RemoteFolder {
             Once::Failed(Failure::Passing(why.into()))
         };
         let limit = self.patience.connect + self.patience.idle;
-        let response = timeout(limit, request(&self.client, url, &Part::Whole))
+        let question = Question { url, range: None };
+        let response = timeout(limit, request(&self.client, &question))
             .await
             .map_err(silent)?
             .map_err(Once::Failed)?;

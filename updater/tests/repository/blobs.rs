@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use updater::authorities::Authorities;
-use updater::fetch::{Fetcher, build_client};
+use updater::fetch::Fetcher;
+
+use super::gateway::client;
 use updater::ports::{Fetch, FetchError, Stopper, Verdict};
 
 use crate::web::{
@@ -371,7 +373,7 @@ fn nobody_at_the_address_is_called_unreachable() {
 
 #[test]
 fn a_node_without_a_repository_says_how_to_set_one() {
-    let client = build_client(&patience(), &Authorities::default()).unwrap();
+    let client = client(&Authorities::default());
     let mut fetcher = Fetcher::new(None, client, patience(), runtime());
     let (_stopper, stop) = Stopper::new();
     let result = fetcher.fetch(&blob(1), 0, &stop, &mut |_| Verdict::Taken);

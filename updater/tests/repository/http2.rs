@@ -13,7 +13,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use updater::config::Repository;
-use updater::fetch::{Fetcher, build_client};
+use updater::fetch::Fetcher;
+
+use super::gateway::client;
 use updater::ports::{Fetch, Stopper, Verdict};
 
 use crate::tls::{Authority, HERE, named};
@@ -122,7 +124,7 @@ fn parts_come_over_one_connection_of_http2_and_broken_streams_are_taken_up() {
     });
     runtime().spawn(Arc::clone(&server).run(listener, config));
 
-    let client = build_client(&patience(), &authority.trusted()).unwrap();
+    let client = client(&authority.trusted());
     let repository = Repository::parse(&address).unwrap();
     let mut fetcher = Fetcher::new([repository], client, patience(), runtime());
     let mut taken = vec![0_u8; size];

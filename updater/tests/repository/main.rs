@@ -1,6 +1,7 @@
 //! Repositories of every kind, as a node meets them: `blobs` on bad servers and
 //! `parts` of them, `mirrors` beside them, `metadata` from bad publishers and
-//! `attacks` by worse ones, a `client` of others' suites, `tls` behind certificates, `http2` over TLS, all as an `environment` sets it.
+//! `attacks` by worse ones, a `client` of others' suites, `tls` behind certificates,
+//! `http2` over TLS, all as an `environment` sets it, and through the `gateway`.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,6 +13,7 @@ mod attacks;
 mod blobs;
 mod client;
 mod environment;
+mod gateway;
 mod http2;
 mod metadata;
 mod mirrors;

@@ -11,10 +11,10 @@ use tempfile::TempDir;
 use tough::schema::RoleType;
 use updater::authorities::Authorities;
 use updater::config::Repository;
-use updater::fetch::build_client;
 use updater::ports::{Clock, Offer, Releases, ReleasesError, Stopper};
 use updater::trust::{Settings, TrustedReleases};
 
+use super::gateway::client;
 use crate::publisher::{Publisher, days, key, release};
 use crate::web::{Server, patience, runtime, silence, status};
 
@@ -62,7 +62,7 @@ impl Node {
     }
 
     fn releases(&self) -> TrustedReleases<Wall> {
-        let client = build_client(&patience(), &self.authorities).unwrap();
+        let client = client(&self.authorities);
         let (settings, clock) = (self.settings.clone(), self.clock.clone());
         TrustedReleases::new(settings, client, patience(), clock, runtime())
     }

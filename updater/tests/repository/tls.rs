@@ -14,7 +14,9 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use updater::authorities::Authorities;
 use updater::config::{Config, Repository};
-use updater::fetch::{Fetcher, build_client, chain};
+use updater::fetch::{Fetcher, chain};
+
+use super::gateway::client;
 use updater::ports::{Fetch, FetchError, Stopper, Verdict};
 
 use crate::metadata::{Node, told};
@@ -72,8 +74,8 @@ pub(crate) fn named(name: &str) -> CertificateParams {
 }
 
 /// A server that speaks TLS, and lives as long as the test.
-struct Front {
-    address: String,
+pub(crate) struct Front {
+    pub(crate) address: String,
     /// How often somebody came.
     visits: Arc<AtomicUsize>,
 }
@@ -97,7 +99,7 @@ impl Identity {
 }
 
 /// Starts a server with TLS that has its answers from `behind`, a plain one.
-fn front(identity: &Identity, behind: &Server) -> Front {
+pub(crate) fn front(identity: &Identity, behind: &Server) -> Front {
     let config = identity.config(&[]);
     let behind = behind.address().trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind((HERE, 0)).unwrap();
@@ -162,7 +164,7 @@ fn read(identity: &Identity, authorities: &Authorities) -> Result<(), [String; 2
     node.settings.repositories = vec![repository.clone()];
     let metadata = node.release(None);
 
-    let client = build_client(&patience(), authorities).unwrap();
+    let client = client(authorities);
     let blob = blob(1000);
     let mut taken = Vec::new();
     let fetched = Fetcher::new([repository], client, patience(), runtime()).fetch(
@@ -259,7 +261,7 @@ fn nobody_is_led_from_a_server_with_tls_to_one_without() {
     let server =
         Server::start(move |_, stream| head(stream, "302 Found", std::slice::from_ref(&elsewhere)));
     let front = front(&identity, &server);
-    let client = build_client(&patience(), &authority.trusted()).unwrap();
+    let client = client(&authority.trusted());
     let repository = Repository::parse(&front.address).unwrap();
     let error = Fetcher::new([repository], client, patience(), runtime())
         .fetch(&blob(1000), 0, &Stopper::new().1, &mut |_| Verdict::Taken)

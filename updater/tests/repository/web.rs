@@ -9,7 +9,9 @@ use std::time::Duration;
 use release::{Blob, Digest};
 use updater::authorities::Authorities;
 use updater::config::Repository;
-use updater::fetch::{Fetcher, Patience, build_client};
+use updater::fetch::{Fetcher, Patience};
+
+use super::gateway::client;
 
 /// A request, as far as a file server cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,7 +157,7 @@ pub(crate) fn blob(size: usize) -> Blob {
 
 /// A fetcher that asks these servers, and no others.
 pub(crate) fn fetcher(addresses: &[&str], patience: Patience) -> Fetcher {
-    let client = build_client(&patience, &Authorities::default()).unwrap();
+    let client = client(&Authorities::default());
     let servers = addresses
         .iter()
         .map(|address| Repository::parse(address).unwrap());

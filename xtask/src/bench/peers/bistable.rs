@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::UNIX_EPOCH;
@@ -13,16 +15,17 @@ use anyhow::{Context, Result};
 use super::super::disk::Part;
 use super::super::measure::seconds;
 use super::super::server::Server;
-use super::super::stand::{Channel, Stand, log_to};
+use super::super::stand::{Channel, Stand, end, log_to};
 use super::Program;
 use crate::checkout::Checkout;
 use crate::programs;
 use crate::runner::Runner;
 
-/// `updater/examples/stage.rs`, and what publishes for it.
+/// `updater/examples/stage`, the gateway that it fetches through, and what publishes for it.
 #[derive(Debug)]
 pub(crate) struct Bistable {
     stage: PathBuf,
+    daemon: PathBuf,
     image_tool: PathBuf,
     control_groups: Option<PathBuf>,
 }
@@ -43,6 +46,7 @@ impl Bistable {
         runner.run(&mut build)?;
         Ok(Self {
             stage: checkout.target().join("release/examples/stage"),
+            daemon: programs.node.join("bistable-updater"),
             image_tool: programs.image_tool.clone(),
             control_groups: None,
         })
@@ -85,9 +89,24 @@ impl Bistable {
             option("--repository", server.url(NAME).into()),
         ];
         let nice = UNIT.lines().find_map(|line| line.strip_prefix("Nice="));
+        let nice = nice.unwrap_or("0");
+        let socket = stand.folder(NAME)?.join("gateway.socket");
+        if socket.exists() {
+            fs::remove_file(&socket)
+                .with_context(|| format!("cannot remove {}", socket.display()))?;
+        }
+        let listener = UnixListener::bind(&socket)
+            .with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let mut gateway = host_tools::command("nice")?;
+        gateway
+            .args(["-n", nice])
+            .arg(&self.daemon)
+            .arg("--gateway");
+        log_to(&mut gateway, &stand.folder(NAME)?.join("gateway.log"))?;
         let mut stage = host_tools::command("nice")?;
-        stage.args(["-n", nice.unwrap_or("0")]).arg(&self.stage);
+        stage.args(["-n", nice]).arg(&self.stage);
         stage.args(arguments.iter().flatten());
+        stage.arg("--gateway").arg(&socket);
         if let Some(root) = &self.control_groups {
             stage.arg("--control-groups").arg(root);
         }
@@ -96,8 +115,11 @@ impl Bistable {
         }
         stage.env("DBUS_SYSTEM_BUS_ADDRESS", stand.bus_address());
         log_to(&mut stage, &log)?;
+        let socket = OwnedFd::from(listener);
         let staged = seconds(|| {
+            let gateway = stand.runner.serving(&mut gateway, socket)?;
             stand.runner.run(&mut stage)?;
+            end(gateway)?;
             stand.disk.sync(&[Part::RootB, Part::VerityB])
         });
         staged.with_context(|| format!("see {}", log.display()))
@@ -110,7 +132,7 @@ impl Program for Bistable {
     }
 
     fn notes(&self) -> &'static str {
-        "the daemon's head and hands on a node whose disk is the loop device and whose ESP is a folder: metadata checked, \
+        "the daemon's head, hands and gateway on a node whose disk is the loop device and whose ESP is a folder: metadata checked, \
          spare disarmed, every block checked against the hash tree (which is fetched as well) before it is written, \
          synced, read back whole from the medium, armed"
     }
