@@ -68,6 +68,9 @@ fn no_role_below_the_root_goes_back_behind_a_newer_timestamp() {
         refused(node.refresh(), because);
         // And it is kept in mind that it was seen.
         assert_eq!(kept_version(&node, role), Some(2), "{role}");
+        // A timestamp that brings an older snapshot is none to be kept.
+        let timestamp = if role == RoleType::Targets { 3 } else { 2 };
+        assert_eq!(kept_version(&node, RoleType::Timestamp), Some(timestamp));
         refused(node.refresh(), because);
     }
 }
