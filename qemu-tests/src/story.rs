@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::bus::{self, Bus};
 use crate::console;
+use crate::cuts::recording;
 use crate::fixtures::{Fixtures, Image};
 use crate::journal;
 use crate::machine::Machine;
@@ -27,6 +28,10 @@ const TAIL: usize = 60;
 
 /// The name of a copy of a node's disk.
 pub const TWIN: &str = "twin.raw";
+
+/// The name of a disk that was rebuilt as it may have been. The machine that boots it is
+/// in the folder `state`.
+pub const STATE: &str = "state.raw";
 
 /// What a story stands on.
 #[derive(Debug)]
@@ -142,6 +147,15 @@ impl Story {
         Machine::create(&self.folder, &self.image("1")?.disk()?, whole(handed))
     }
 
+    /// Makes a machine in `folder` whose disk starts as a copy of `image`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::create`].
+    pub fn machine_of(&self, folder: &Path, image: &Path, handed: Handed) -> Result<Machine> {
+        Machine::create(folder, image, whole(handed))
+    }
+
     /// Switches to `handed` what is handed to `machine`.
     pub fn hand_over(&self, machine: Machine, handed: Handed) -> Machine {
         machine.handing_in(whole(handed))
@@ -172,7 +186,9 @@ impl Story {
             .context("cannot keep the timings")?;
         match result {
             Ok(()) => {
-                for name in ["disk.raw", TWIN, "repository", "strange-repository"] {
+                let large = ["disk.raw", TWIN, "repository", "strange-repository"];
+                let large = large.into_iter().chain([STATE, "state/disk.raw", "victim"]);
+                for name in large.chain(recording::LARGE) {
                     remove(&self.folder.join(name));
                 }
                 say(format_args!(

@@ -10,6 +10,8 @@ mod bad_network;
 mod boot;
 #[path = "stories/broken_var.rs"]
 mod broken_var;
+#[path = "stories/cuts.rs"]
+mod cuts;
 #[path = "stories/flipped_byte.rs"]
 mod flipped_byte;
 #[path = "stories/hostile_repository.rs"]
@@ -30,5 +32,7 @@ mod sick_unit;
 mod stuck;
 #[path = "stories/tale.rs"]
 mod tale;
+#[path = "stories/torture.rs"]
+mod torture;
 #[path = "stories/update.rs"]
 mod update;

@@ -1,4 +1,4 @@
-//! The front door: `cargo xtask demo | test | bench | image | check | setup`.
+//! The front door: `cargo xtask demo | test | torture | bench | image | check | setup`.
 //!
 //! It depends on nothing that needs a C library, so that it compiles on a fresh
 //! machine and can then install what the other crates need.
@@ -13,8 +13,10 @@ mod programs;
 mod releases;
 mod rungs;
 mod runner;
+mod torture;
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -22,6 +24,7 @@ use clap::{Parser, Subcommand};
 
 use crate::checkout::Checkout;
 use crate::runner::{Interrupted, Runner};
+use crate::torture::Torture;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -53,6 +56,20 @@ enum Task {
         /// Only stories whose name contains this
         #[arg(long, value_name = "NAME", conflicts_with = "fast")]
         story: Option<String>,
+    },
+    /// Cuts the power of nodes for as long as you like: every state that a recorded life's
+    /// disk may be left in, some of them booted, and nodes that are cut while they
+    /// stage. Ends with a table
+    Torture {
+        /// For how many minutes; what has been begun is brought to its end
+        #[arg(long, value_name = "N", default_value_t = 30)]
+        minutes: u64,
+        /// What all chances follow from; another number each time if not given
+        #[arg(long, value_name = "S")]
+        seed: Option<u64>,
+        /// The folder of a torture or story that failed: goes through its recording again
+        #[arg(long, value_name = "FOLDER")]
+        recording: Option<PathBuf>,
     },
     /// Formatting, lints and, where cargo-deny is installed, licences and sources
     Check,
@@ -93,6 +110,19 @@ fn perform(task: Task) -> Result<()> {
         Task::Releases => releases::build_all(&checkout, &runner),
         Task::Test { fast: true, .. } => rungs::run_fast(&checkout, &runner),
         Task::Test { story, .. } => rungs::run_all(&checkout, &runner, story.as_deref()),
+        Task::Torture {
+            minutes,
+            seed,
+            recording,
+        } => torture::run(
+            &checkout,
+            &runner,
+            &Torture {
+                minutes,
+                seed: seed.unwrap_or_else(torture::any_seed),
+                recording,
+            },
+        ),
         Task::Check => rungs::check(&checkout, &runner),
         Task::Bench { bench } => bench.run(&checkout, &runner),
         Task::Image { arguments } => releases::image_tool(&checkout, &runner, &arguments),

@@ -133,7 +133,7 @@ fn kernel_tests(checkout: &Checkout, runner: &Runner) -> Result<String> {
 
 /// Everything is tested with the same selection of packages, the whole workspace:
 /// another one would have other features, and compile its dependencies anew.
-fn test(checkout: &Checkout) -> Command {
+pub(crate) fn test(checkout: &Checkout) -> Command {
     let mut test = cargo(checkout);
     test.args(["test", "--release", "--workspace"]);
     test

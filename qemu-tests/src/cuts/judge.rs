@@ -3,8 +3,7 @@
 //! Thousands of states of one disk are judged, and most differ in nothing that the
 //! verdict is about. So what was found is remembered by the prints of what was read.
 
-use std::collections::HashMap;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -34,8 +33,13 @@ pub struct Judge {
     tables: HashMap<u64, Arc<Result<Table, String>>>,
     esps: HashMap<u64, Arc<Result<FileSystem, String>>>,
     proofs: Memory,
-    verdicts: HashMap<[u64; 6], Arc<Judgement>>,
+    verdicts: HashMap<u64, Arc<Judgement>>,
+    /// All that there ever were.
+    seen: HashSet<u64>,
 }
+
+/// How many verdicts are remembered: each has about a KiB.
+const MOST: usize = 50_000;
 
 #[derive(Debug)]
 struct Table {
@@ -70,7 +74,7 @@ pub struct Judgement {
 impl Judge {
     /// Returns how many different states there were.
     pub fn different(&self) -> usize {
-        self.verdicts.len()
+        self.seen.len()
     }
 
     /// Judges `medium`, on which `expected` holds.
@@ -99,7 +103,7 @@ impl Judge {
                     .fold(0, |sum, byte| combine(&[sum, byte.into()])),
             ])
         });
-        let key = [of_table, of_esp, a, b, proven, 0];
+        let key = combine(&[of_table, of_esp, a, b, proven]);
         if let Some(judgement) = self.verdicts.get(&key) {
             return Arc::clone(judgement);
         }
@@ -122,6 +126,11 @@ impl Judge {
             judgement.harmless.insert("a table to be repaired");
         }
         let judgement = Arc::new(judgement);
+        if self.verdicts.len() >= MOST {
+            self.verdicts.clear();
+            self.esps.clear();
+        }
+        self.seen.insert(key);
         self.verdicts.insert(key, Arc::clone(&judgement));
         judgement
     }

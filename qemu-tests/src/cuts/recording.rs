@@ -13,6 +13,8 @@ const IMAGE: &str = "before.raw";
 /// What was done to it.
 const LOG: &str = "writes.log";
 const PHASES: &str = "phases.json";
+/// The files of a recording that take room.
+pub const LARGE: [&str; 2] = [IMAGE, LOG];
 
 /// A recording in a folder.
 #[derive(Clone, Debug)]

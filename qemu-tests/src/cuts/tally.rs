@@ -19,6 +19,8 @@ pub struct Tally {
     pub writes: usize,
     /// States that were booted under firmware.
     pub boots: u64,
+    /// Cuts of a node while it ran.
+    pub cuts: u64,
     /// What must not be, and where it was.
     pub violations: Vec<String>,
 }
@@ -89,6 +91,7 @@ impl fmt::Display for Tally {
             row(&format!("  with {what}"), *count)?;
         }
         row("boots", self.boots)?;
+        row("cuts of a running node", self.cuts)?;
         row("violations", self.violations.len() as u64)?;
         let mut violations = self.violations.iter();
         violations.try_for_each(|violation| writeln!(f, "  {violation}"))
