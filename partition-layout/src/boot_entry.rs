@@ -19,6 +19,11 @@ const SUFFIX: &str = ".efi";
 /// so that it takes no fewer records in the folder than the entry that it becomes: then
 /// the new name fits in the place of this one (see [`crate::entry_names`]).
 pub const TEMPORARY_NAME: &str = "bistable.new_kernel-image-that-is-no-entry-yet";
+/// The name in [`ENTRY_FOLDER`] of a kernel image that was an entry and is to be removed.
+///
+/// Short, so that it fits in the place of any entry's name. As a temporary name it is
+/// removed by any release that finds it.
+pub const REMOVED_NAME: &str = "bistable.new";
 /// What every release of ours has given such a name to begin with.
 const TEMPORARY_PREFIX: &str = "bistable.new";
 

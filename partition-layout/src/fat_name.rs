@@ -121,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::boot_entry::{BootEntry, TEMPORARY_NAME, is_temporary_name};
+    use crate::boot_entry::{BootEntry, REMOVED_NAME, TEMPORARY_NAME, is_temporary_name};
     use crate::fat_folder::nodes;
     use crate::version::Version;
 
@@ -144,12 +144,15 @@ mod tests {
     }
 
     #[test]
-    fn no_armed_entry_takes_more_records_than_a_kernel_image_before_it_is_one() {
+    fn no_name_takes_more_records_than_the_one_that_it_replaces() {
         let count = |name: &str| records_of(name, b"BISTAB~1EFI", &[0; ENTRY_BYTES]).len();
         let longest = Version::parse(&"9".repeat(Version::MAX_LENGTH)).expect("a version");
         // More tries than anybody can ask for.
         let armed = BootEntry::armed(longest, 99);
         assert!(count(&armed.file_name()) <= count(TEMPORARY_NAME));
+        let shortest = BootEntry::good(Version::parse("1").expect("a version"));
+        assert!(count(REMOVED_NAME) <= count(&shortest.file_name()));
+        assert!(is_temporary_name(REMOVED_NAME));
         assert!(is_temporary_name(TEMPORARY_NAME));
         assert!(fault_of(TEMPORARY_NAME).is_none());
         assert!(is_temporary_name("BISTABLE.NEW"), "of an older release");

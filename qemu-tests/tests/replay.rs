@@ -12,6 +12,7 @@ mod image;
 #[expect(dead_code, reason = "these tests discard nothing")]
 mod written;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 
@@ -19,7 +20,7 @@ use common::{Disk, Esp};
 use image::Image;
 use inspector::{DiskProofs, Inspection};
 use partition_layout::entry_names::EntryNames;
-use partition_layout::{Form, SectorSize, Slot, SlotLabel, Version, relabel};
+use partition_layout::{Form, REMOVED_NAME, SectorSize, Slot, SlotLabel, Version, relabel};
 use qemu_tests::cuts::judge::{Expected, Judge, Judgement};
 use qemu_tests::cuts::recording::Recording;
 use qemu_tests::cuts::replay::{Pass, Replay, State};
@@ -40,10 +41,14 @@ enum Step {
     WriteKernel,
     /// Gives the kernel image its name: it is an entry from now on.
     Arm(&'static str),
+    /// Gives an entry the name of one that is removed.
+    PutAside(&'static str),
+    /// Removes a file as a driver does.
+    Unlink(&'static str),
     Flush,
 }
 
-use Step::{Arm, Flush, Label, WriteImage, WriteKernel};
+use Step::{Arm, Flush, Label, PutAside, Unlink, WriteImage, WriteKernel};
 
 /// Does `steps` to a disk with a good release, and records what is written.
 struct Stand {
@@ -64,7 +69,9 @@ impl Stand {
         fs::copy(&disk.path, recording.image()).expect("copied");
 
         let mut log = Written::default();
+        let mut kernels = BTreeMap::new();
         for step in steps {
+            kernels.extend(kernels_on(&disk));
             let before = fs::read(&disk.path).expect("the disk is there");
             match step {
                 Flush => {
@@ -84,11 +91,14 @@ impl Stand {
                     esp.add_entry("bistable.new", "2.0", &new.root_hash);
                     esp.install(&disk);
                 }
-                Arm(name) => {
-                    let mut file = disk.file();
-                    let place = disk.layout().esp.range();
-                    let mut names = EntryNames::read(&mut file, place).expect("a folder");
-                    names.rename("bistable.new", name).expect("nothing fails");
+                Arm(name) => rename(&disk, "bistable.new", name),
+                PutAside(name) => rename(&disk, name, REMOVED_NAME),
+                Unlink(name) => {
+                    let esp_bytes = disk.layout().esp.range();
+                    let place = |at| usize::try_from(at).expect("a small disk");
+                    esp.replace(&before[place(esp_bytes.start)..place(esp_bytes.end)]);
+                    esp.remove(name);
+                    esp.install(&disk);
                 }
             }
             let after = fs::read(&disk.path).expect("it is there");
@@ -103,20 +113,18 @@ impl Stand {
                 &after,
                 0..match step {
                     Label => middle,
-                    WriteImage | WriteKernel | Arm(_) | Flush => after.len(),
+                    WriteImage | WriteKernel | Arm(_) | PutAside(_) | Unlink(_) | Flush => {
+                        after.len()
+                    }
                 },
             );
         }
+        kernels.extend(kernels_on(&disk));
         log.save(&recording.log());
 
-        let file = disk.file();
-        let ended = Inspection::of(&file, &mut DiskProofs(&file)).expect("our disk");
-        let kernels = ended.verdict.bootable.iter();
-        let kernels =
-            kernels.filter_map(|it| Some((it.root_hash?.to_string(), it.kernel_sha256.clone()?)));
         let expected = Expected {
             proven: [old.root_hash.to_string()].into(),
-            kernels: kernels.collect(),
+            kernels,
         };
         recording.phase("staging", &expected).expect("a log");
         recording.save().expect("written");
@@ -147,6 +155,22 @@ impl Stand {
         }
         (tally, bad)
     }
+}
+
+/// Returns the digests of the kernel images that are entries, by root hash.
+fn kernels_on(disk: &Disk) -> BTreeMap<String, String> {
+    let file = disk.file();
+    let seen = Inspection::of(&file, &mut DiskProofs(&file)).expect("our disk");
+    let kernels = seen.verdict.bootable.into_iter();
+    let named = kernels.filter_map(|it| Some((it.root_hash?.to_string(), it.kernel_sha256?)));
+    named.collect()
+}
+
+fn rename(disk: &Disk, from: &str, to: &str) {
+    let mut file = disk.file();
+    let place = disk.layout().esp.range();
+    let mut names = EntryNames::read(&mut file, place).expect("a folder");
+    names.rename(from, to).expect("nothing fails");
 }
 
 /// Logs every run of sectors that differ within some bytes as a write.
@@ -227,6 +251,27 @@ fn whatever_is_armed_before_it_has_reached_the_disk_is_found() {
         );
         assert_eq!(bad.is_empty(), words.is_empty());
     }
+}
+
+#[test]
+fn an_entry_that_is_removed_is_a_trap_unless_it_loses_its_name_before() {
+    let unlinked = [&WELL[..], &[Unlink(ARMED), Flush]].concat();
+    let put_aside = [
+        &WELL[..],
+        &[PutAside(ARMED), Flush, Unlink(REMOVED_NAME), Flush],
+    ]
+    .concat();
+    let (tally, _) = Stand::record(&unlinked).torture();
+    let is_trap = |violation: &String| {
+        violation.contains("bistable_2.0+3.efi") && violation.contains("the chain of clusters")
+    };
+    assert!(
+        tally.violations.iter().any(is_trap),
+        "{:?}",
+        tally.violations
+    );
+    let (tally, _) = Stand::record(&put_aside).torture();
+    assert_eq!(tally.violations, [""; 0]);
 }
 
 #[test]

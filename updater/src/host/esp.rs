@@ -6,7 +6,8 @@
 //! system and a flush of the disk's cache. Files are written and removed through
 //! the kernel's driver, but names are changed by ourselves while the partition is
 //! not mounted, since no driver's rename survives a power cut: see
-//! [`partition_layout::entry_names`]. Before anything is removed or renamed, names
+//! [`partition_layout::entry_names`]; nor does an unlink, so an entry loses its name
+//! before it is removed. Before anything is removed or renamed, names
 //! that share a file after such a cut are mended, so that no removal frees the
 //! clusters of an image that boots.
 
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use partition_layout::entry_names::EditNamesError;
-use partition_layout::{BootEntry, ENTRY_FOLDER, TEMPORARY_NAME, is_temporary_name};
+use partition_layout::{BootEntry, ENTRY_FOLDER, REMOVED_NAME, TEMPORARY_NAME, is_temporary_name};
 use rustix::fs::{Advice, fadvise, fstatvfs, syncfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -121,12 +122,39 @@ impl Esp {
         match edit() {
             // A file of its own, since names that share one were mended just now.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let mut mounted = self.mounted(&device, Purpose::Change)?;
-                mounted.remove_file(&to)?;
-                drop(mounted);
+                self.remove(&device, |name| name.eq_ignore_ascii_case(&to))?;
                 edit()
             }
             outcome => outcome,
+        }
+    }
+
+    /// Removes every file whose name `is_meant`.
+    ///
+    /// Of an unlink that a power cut ends, the disk may have the clusters' part and not
+    /// the name's: an entry without its content, which the boot loader may still start.
+    /// So what goes is an entry no more before any of its clusters is free.
+    pub(super) fn remove(
+        &self,
+        device: impl Fn() -> io::Result<PathBuf>,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> io::Result<()> {
+        loop {
+            // Also what a cut has left.
+            self.mounted(&device, Purpose::Change)?
+                .remove_file(REMOVED_NAME)?;
+            self.let_go(&mut self.lock());
+            let mut found = None;
+            edit_names(&device()?, |names| {
+                found = names.names().into_iter().find(|name| is_meant(name));
+                match &found {
+                    Some(name) => names.rename(name, REMOVED_NAME),
+                    None => Ok(()),
+                }
+            })?;
+            if found.is_none() {
+                return Ok(());
+            }
         }
     }
 
@@ -167,16 +195,6 @@ impl MountedEsp<'_> {
             .collect())
     }
 
-    pub(super) fn remove(&mut self, entry: &BootEntry) -> io::Result<()> {
-        let mounted = self.get();
-        for (path, found) in mounted.files()? {
-            if found == *entry {
-                fs::remove_file(path)?;
-            }
-        }
-        mounted.sync()
-    }
-
     pub(super) fn has_temporary(&mut self) -> io::Result<bool> {
         Ok(!self.get().temporaries()?.is_empty())
     }
@@ -192,10 +210,13 @@ impl MountedEsp<'_> {
         mounted.sync()
     }
 
+    /// Removes a file that is no entry, if it is there.
     fn remove_file(&mut self, name: &str) -> io::Result<()> {
         let mounted = self.get();
-        fs::remove_file(mounted.folder.join(name))?;
-        mounted.sync()
+        match fs::remove_file(mounted.folder.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| mounted.sync()),
+        }
     }
 
     pub(super) fn room(&mut self) -> io::Result<u64> {

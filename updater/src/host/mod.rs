@@ -182,7 +182,8 @@ impl BootControl for ThisNode {
     }
 
     fn remove(&self, entry: &BootEntry) -> io::Result<()> {
-        self.esp(Purpose::Change)?.remove(entry)
+        let is_meant = |name: &str| BootEntry::parse_file_name(name).as_ref() == Ok(entry);
+        self.esp.remove(|| self.disk.esp_path(), is_meant)
     }
 
     fn has_temporary(&self) -> io::Result<bool> {
