@@ -4,15 +4,19 @@
 //! with `--calls` its face on the bus, so that staging can be measured on a machine that
 //! is no node. What such a machine lacks is made of files: the kernel's command line, the
 //! links from the root file system to its partitions, and the EFI system partition
-//! ([`esp`]), as not every kernel knows FAT.
+//! ([`esp`]), as not every kernel knows FAT. With nothing but `--be-the-gateway` it is the
+//! gateway of another one, and listens on its standard input.
 
 mod calls;
 mod esp;
 mod node;
 
 use std::error::Error;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use partition_layout::{RootHash, Version};
@@ -21,6 +25,7 @@ use updater::admit::{Ask, Force};
 use updater::config::{Config, Repository};
 use updater::driver::{self, Accepted, Handle};
 use updater::fetch::{Fetcher, Patience, build_gateway_client};
+use updater::gateway;
 use updater::host::SystemClock;
 use updater::journal;
 use updater::machine::{Outcome, Request};
@@ -63,20 +68,24 @@ struct Arguments {
     calls: Option<PathBuf>,
 }
 
+/// Longer than any staging pauses.
+const GATEWAY_STAYS: Duration = Duration::from_secs(60);
+
 type Failure = Box<dyn Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
     journal::start(journal::Reader::Terminal);
     // As the daemon does: one thread for all decisions, another for the hands.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let staged = match runtime {
-        Ok(runtime) => runtime.block_on(stage(arguments)),
+    let is_gateway = std::env::args().skip(1).eq(["--be-the-gateway"]);
+    let done = match runtime {
+        Ok(runtime) if is_gateway => runtime.block_on(be_the_gateway()),
+        Ok(runtime) => runtime.block_on(stage(Arguments::parse())),
         Err(error) => Err(error.into()),
     };
-    match staged {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", Chain(&*error));
@@ -118,6 +127,13 @@ async fn stage(arguments: Arguments) -> Result<(), Failure> {
     handle.go_down().await;
     head.await??;
     staged
+}
+
+async fn be_the_gateway() -> Result<(), Failure> {
+    let socket = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    socket.set_nonblocking(true)?;
+    let socket = tokio::net::UnixListener::from_std(socket)?;
+    Ok(gateway::serve(socket, Patience::default(), GATEWAY_STAYS).await?)
 }
 
 async fn order(handle: &Handle, tries: u32) -> Result<(), Failure> {

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -117,7 +118,30 @@ fn after_name(stat: &str) -> Option<&str> {
 fn memory(bystanders: &Bystanders) -> u64 {
     let parents: BTreeMap<u32, u32> = processes().collect();
     let measured = descendants(std::process::id(), &parents, bystanders);
-    measured.filter_map(highest_mark).sum()
+    let held = measured.filter_map(|process| Some((program(process)?, held(process)?)));
+    together(held)
+}
+
+/// What a process has.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// Bytes, the most so far.
+    most: u64,
+    /// Bytes that are pages of files, its program's above all.
+    files: u64,
+}
+
+/// Adds up what processes have. Those of one program share the pages of its files.
+fn together<P: Ord>(all: impl Iterator<Item = (P, Held)>) -> u64 {
+    let mut shared: BTreeMap<P, u64> = BTreeMap::new();
+    let mut sum = 0;
+    for (program, Held { most, files }) in all {
+        sum += most;
+        let largest = shared.entry(program).or_default();
+        sum -= files.min(*largest);
+        *largest = files.max(*largest);
+    }
+    sum
 }
 
 /// Those that `ancestor` has started, by however many steps, but for the bystanders and
@@ -150,13 +174,21 @@ fn processes() -> impl Iterator<Item = (u32, u32)> {
     })
 }
 
-fn highest_mark(process: u32) -> Option<u64> {
+fn program(process: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/exe")).ok()
+}
+
+fn held(process: u32) -> Option<Held> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
-    Some(kibibytes.saturating_mul(1024))
+    let bytes = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kibibytes: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+        Some(kibibytes.saturating_mul(1024))
+    };
+    Some(Held {
+        most: bytes("VmHWM:")?,
+        files: bytes("RssFile:")?,
+    })
 }
 
 #[cfg(test)]
@@ -181,6 +213,15 @@ mod tests {
     }
 
     #[test]
+    fn the_pages_of_a_program_that_runs_twice_count_once() {
+        let held = |most, files| Held { most, files };
+        let of = |all: &[(&str, Held)]| together(all.iter().copied());
+        assert_eq!(of(&[("a", held(10, 4)), ("b", held(20, 5))]), 30);
+        assert_eq!(of(&[("a", held(10, 4)), ("a", held(20, 5))]), 26);
+        assert_eq!(of(&[("a", held(20, 5)), ("a", held(10, 4))]), 26);
+    }
+
+    #[test]
     fn a_running_child_is_found_with_its_memory() {
         let mut child = Command::new("cat")
             .stdin(Stdio::piped())
@@ -188,7 +229,7 @@ mod tests {
             .expect("cat");
         let parent = processes().find(|(process, _)| *process == child.id());
         assert_eq!(parent, Some((child.id(), std::process::id())));
-        assert!(highest_mark(child.id()).expect("it runs") > 0);
+        assert!(held(child.id()).expect("it runs").most > 0);
         drop(child.stdin.take());
         child.wait().expect("it ends");
     }

@@ -1,5 +1,5 @@
-//! Ours: the daemon's head and hands, with its trust, its disk and its network, and as
-//! nice as its unit makes it.
+//! Ours: the daemon's head and hands, with its trust, its disk and its network, as nice as
+//! its unit makes it and with the unit's environment.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,11 +21,11 @@ use crate::checkout::Checkout;
 use crate::programs;
 use crate::runner::Runner;
 
-/// `updater/examples/stage`, the gateway that it fetches through, and what publishes for it.
+/// `updater/examples/stage`, which is also the gateway that it fetches through, as on a node
+/// both are one program; and what publishes for it.
 #[derive(Debug)]
 pub(crate) struct Bistable {
     stage: PathBuf,
-    daemon: PathBuf,
     image_tool: PathBuf,
     control_groups: Option<PathBuf>,
 }
@@ -46,7 +46,6 @@ impl Bistable {
         runner.run(&mut build)?;
         Ok(Self {
             stage: checkout.target().join("release/examples/stage"),
-            daemon: programs.node.join("bistable-updater"),
             image_tool: programs.image_tool.clone(),
             control_groups: None,
         })
@@ -88,8 +87,6 @@ impl Bistable {
             ),
             option("--repository", server.url(NAME).into()),
         ];
-        let nice = UNIT.lines().find_map(|line| line.strip_prefix("Nice="));
-        let nice = nice.unwrap_or("0");
         let socket = stand.folder(NAME)?.join("gateway.socket");
         if socket.exists() {
             fs::remove_file(&socket)
@@ -97,14 +94,10 @@ impl Bistable {
         }
         let listener = UnixListener::bind(&socket)
             .with_context(|| format!("cannot listen on {}", socket.display()))?;
-        let mut gateway = host_tools::command("nice")?;
-        gateway
-            .args(["-n", nice])
-            .arg(&self.daemon)
-            .arg("--gateway");
+        let mut gateway = self.as_a_unit()?;
+        gateway.arg("--be-the-gateway");
         log_to(&mut gateway, &stand.folder(NAME)?.join("gateway.log"))?;
-        let mut stage = host_tools::command("nice")?;
-        stage.args(["-n", nice]).arg(&self.stage);
+        let mut stage = self.as_a_unit()?;
         stage.args(arguments.iter().flatten());
         stage.arg("--gateway").arg(&socket);
         if let Some(root) = &self.control_groups {
@@ -123,6 +116,18 @@ impl Bistable {
             stand.disk.sync(&[Part::RootB, Part::VerityB])
         });
         staged.with_context(|| format!("see {}", log.display()))
+    }
+}
+
+impl Bistable {
+    fn as_a_unit(&self) -> Result<Command> {
+        let all = |key: &'static str| UNIT.lines().filter_map(move |line| line.strip_prefix(key));
+        let mut command = host_tools::command("nice")?;
+        command
+            .args(["-n", all("Nice=").next().unwrap_or("0")])
+            .arg(&self.stage)
+            .envs(all("Environment=").filter_map(|line| line.split_once('=')));
+        Ok(command)
     }
 }
 
