@@ -11,6 +11,7 @@ mod host;
 mod phases;
 mod programs;
 mod releases;
+mod room;
 mod rungs;
 mod runner;
 mod torture;

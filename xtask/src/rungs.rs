@@ -11,7 +11,7 @@ use crate::checkout::Checkout;
 use crate::phases::Phases;
 use crate::programs::{self, cargo};
 use crate::runner::{Interrupted, Runner};
-use crate::{emulator, host, releases};
+use crate::{emulator, host, releases, room};
 
 /// How many stories are told at a time. A virtual machine without hardware help
 /// fills a core while it starts and waits while it soaks, so that three keep two
@@ -80,6 +80,7 @@ fn slow(
         kernel_tests(checkout, runner)
     })?;
     phases.time("six images", || {
+        room::for_images_and_stories(checkout)?;
         let recipes = [releases::DEMO, releases::STORIES].concat();
         releases::prepare(checkout, runner, &programs, &recipes)
     })?;
