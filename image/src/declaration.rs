@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use release::Salt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use toml::Table;
+use toml::{Table, Value};
 
 use crate::packages::{Pin, Request, Source};
 use crate::pattern::Pattern;
@@ -26,6 +26,9 @@ const ADDITIONS: [&str; 11] = [
     "presets",
     "mask",
 ];
+
+/// What [`Erofs::compression`] says of files that are stored as they are.
+pub const PLAIN: &str = "none";
 
 /// What an image is made of. `image/declarations/bistable.toml` is the product's, and explains each key.
 #[derive(Debug, Clone, Deserialize)]
@@ -66,13 +69,32 @@ pub struct Initrd {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Erofs {
-    /// As `mkfs.erofs -z` takes it.
+    /// As `mkfs.erofs -z` takes it, or [`PLAIN`].
     pub compression: String,
-    /// The largest piece that is compressed as one, in bytes.
+    /// The largest piece that is compressed as one, in bytes. Says nothing of what is plain.
     pub cluster: u32,
     /// What the commit holds and the root image does not.
     #[serde(default)]
     pub without: Vec<Pattern>,
+}
+
+/// What an overlay may say of the root file system instead.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Encoding {
+    compression: Option<String>,
+    cluster: Option<u32>,
+}
+
+impl Erofs {
+    fn encode(&mut self, encoding: Encoding) {
+        if let Some(compression) = encoding.compression {
+            self.compression = compression;
+        }
+        if let Some(cluster) = encoding.cluster {
+            self.cluster = cluster;
+        }
+    }
 }
 
 /// What both a declaration and an overlay of it may hold.
@@ -204,9 +226,13 @@ impl Declaration {
         declaration.additions = convert(path, additions)?;
         declaration.additions.anchor(path);
         for path in overlays {
-            let mut overlay: Additions = parse(path, &read(path)?)?;
-            overlay.anchor(path);
-            declaration.additions.extend(overlay);
+            let mut overlay: Table = parse(path, &read(path)?)?;
+            if let Some(Value::Table(erofs)) = overlay.remove("erofs") {
+                declaration.erofs.encode(convert(path, erofs)?);
+            }
+            let mut additions: Additions = convert(path, overlay)?;
+            additions.anchor(path);
+            declaration.additions.extend(additions);
         }
         Ok(declaration)
     }
@@ -348,6 +374,23 @@ mod tests {
                 .iter()
                 .all(|name| all.contains(&(*name).to_owned()))
         );
+    }
+
+    #[test]
+    fn an_overlay_may_encode_the_root_in_another_way_and_says_nothing_else_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let overlay = folder.path().join("overlay.toml");
+        fs::write(&overlay, "[erofs]\ncompression = \"none\"\n").unwrap();
+        let read = || Declaration::read(Path::new(PRODUCT), std::slice::from_ref(&overlay));
+        let plain = Declaration::read(Path::new(PRODUCT), &[]).unwrap().erofs;
+        let other = read().unwrap().erofs;
+        assert_eq!(other.compression, PLAIN);
+        assert_eq!(
+            (other.cluster, other.without.len()),
+            (plain.cluster, plain.without.len())
+        );
+        fs::write(&overlay, "[erofs]\nwithout = []\n").unwrap();
+        assert!(read().unwrap_err().to_string().contains("overlay.toml"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use crate::declaration::Erofs;
+use crate::declaration::{Erofs, PLAIN};
 use crate::store::{Store, StoreError};
 use crate::tool::ToolError;
 use crate::toolbox::Toolbox;
@@ -51,10 +51,13 @@ pub fn make(
     pack(store, tree, rules, &mut file, &archive)?;
     file.flush().map_err(failed)?;
     drop(file);
-    let made = toolbox
-        .tool("usr/bin/mkfs.erofs")
-        .arg(format!("-z{}", rules.compression))
-        .arg(format!("-C{}", rules.cluster))
+    let mut mkfs = toolbox.tool("usr/bin/mkfs.erofs");
+    if rules.compression != PLAIN {
+        mkfs = mkfs
+            .arg(format!("-z{}", rules.compression))
+            .arg(format!("-C{}", rules.cluster));
+    }
+    let made = mkfs
         .args(["-b4096", "-T0", "--all-root", "--quiet", "--tar=f"])
         .arg(format!("-U{FILE_SYSTEM_UUID}"))
         .arg(format!("-L{LABEL}"))

@@ -12,6 +12,8 @@ mod boot;
 mod broken_var;
 #[path = "stories/cuts.rs"]
 mod cuts;
+#[path = "stories/encodings.rs"]
+mod encodings;
 #[path = "stories/flipped_byte.rs"]
 mod flipped_byte;
 #[path = "stories/hostile_repository.rs"]

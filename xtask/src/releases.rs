@@ -27,6 +27,7 @@ pub(crate) struct Recipe {
     /// What makes it sick, if anything: an overlay in `image/declarations/`.
     overlay: Option<&'static str>,
     archive: Archive,
+    also: Also,
 }
 
 impl Recipe {
@@ -41,6 +42,7 @@ pub(crate) const WITHOUT_UPDATES: Recipe = Recipe {
     version: "1.0",
     overlay: None,
     archive: Archive::WithoutUpdates,
+    also: &[],
 };
 
 /// The product's release with all updates that there are.
@@ -49,6 +51,7 @@ pub(crate) const UPDATED: Recipe = Recipe {
     version: "2.0",
     overlay: None,
     archive: Archive::Whole,
+    also: &[],
 };
 
 /// What the demo shows.
@@ -58,6 +61,7 @@ pub(crate) const DEMO: [Recipe; 3] = [
         version: "1.0",
         overlay: None,
         archive: Archive::Whole,
+        also: A_DISK,
     },
     UPDATED,
     Recipe {
@@ -65,6 +69,7 @@ pub(crate) const DEMO: [Recipe; 3] = [
         version: "4.0",
         overlay: Some("sick-unit.toml"),
         archive: Archive::Whole,
+        also: &[],
     },
 ];
 
@@ -75,23 +80,47 @@ pub(crate) const STORIES: [Recipe; 3] = [
         version: "3.0",
         overlay: None,
         archive: Archive::Whole,
+        also: &[],
     },
     Recipe {
         name: "panic",
         version: "5.0",
         overlay: Some("panic.toml"),
         archive: Archive::Whole,
+        also: &[],
     },
     Recipe {
         name: "hang",
         version: "6.0",
         overlay: Some("hang.toml"),
         archive: Archive::Whole,
+        also: &[],
     },
 ];
 
-/// The release that a node starts its life with: a disk image is made of it.
-const FIRST: &str = "1";
+/// The first release, its root file system encoded in other ways: for the bench of boots.
+pub(crate) const ENCODINGS: [Recipe; 4] = [
+    DEMO[0],
+    encoded("erofs-small-clusters", "erofs-small-clusters.toml"),
+    encoded("erofs-zstd", "erofs-zstd.toml"),
+    encoded("erofs-none", "erofs-none.toml"),
+];
+
+const fn encoded(name: &'static str, overlay: &'static str) -> Recipe {
+    Recipe {
+        name,
+        version: "1.0",
+        overlay: Some(overlay),
+        archive: Archive::Whole,
+        also: A_DISK,
+    }
+}
+
+/// What the builder is asked for beside the image itself.
+type Also = &'static [&'static str];
+
+/// For a release that a node starts its life with.
+const A_DISK: Also = &["--disk"];
 
 /// How many images are made at a time: composing is for one alone (the builder sees to
 /// that), what follows fills a core each.
@@ -186,10 +215,8 @@ fn build(
         .arg("--build-dir")
         .arg(checkout.build())
         .arg("--out")
-        .arg(&out);
-    if recipe.name == FIRST {
-        build.arg("--disk");
-    }
+        .arg(&out)
+        .args(recipe.also);
     runner.run(&mut build)?;
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
 }

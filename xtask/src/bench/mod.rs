@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements beside the field's own tools, in one run.
 
+mod boot;
 mod calls;
 mod disk;
 mod disturb;
@@ -29,6 +30,9 @@ pub(crate) enum Bench {
     /// A first install and a security update beside RAUC, SWUpdate, casync and
     /// `curl | tee | sha256sum`, as root: bytes, time, processor, memory
     Update(update::Arguments),
+    /// Boots of the first release with its root file system encoded in several ways:
+    /// seconds to containerd and to a good node, memory
+    Boot(boot::Arguments),
     /// D-Bus calls while a release is staged, as root: how long each waits for its answer
     Calls(calls::Arguments),
     /// Small synced writes beside staging, as root: by how much they get slower
@@ -40,6 +44,7 @@ impl Bench {
         match self {
             Self::Verity(arguments) => verity::run(checkout, runner, arguments),
             Self::Update(arguments) => update::run(checkout, runner, &arguments),
+            Self::Boot(arguments) => boot::run(checkout, runner, &arguments),
             Self::Calls(arguments) => calls::run(checkout, runner, &arguments),
             Self::Disturb(arguments) => disturb::run(checkout, runner, &arguments),
         }
