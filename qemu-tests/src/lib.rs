@@ -32,6 +32,7 @@ pub mod outside;
 pub mod probe;
 pub mod publisher;
 pub mod qmp;
+pub mod seat;
 pub mod server;
 pub mod smbios;
 pub mod story;

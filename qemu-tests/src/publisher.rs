@@ -149,6 +149,22 @@ impl Publisher {
         self.run(command)
     }
 
+    /// Lets `share` percent of the nodes take the newest release by themselves.
+    ///
+    /// # Errors
+    ///
+    /// Fails with what the publisher's program says.
+    pub fn roll_out(&self, repository: &Repository, share: u32) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["repository", "rollout", "--keys"])
+            .arg(&self.keys)
+            .arg("--repository")
+            .arg(&repository.folder)
+            .args(["--share", &share.to_string()]);
+        self.run(command)
+    }
+
     /// Makes this publisher's keys.
     ///
     /// # Errors

@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use partition_layout::Slot;
 use qemu_tests::bus::{Bus, StageOptions, refusal};
+use qemu_tests::call::Call;
 use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::fixtures::Image;
+use qemu_tests::seat::Seat;
 use qemu_tests::server::{Fault, Manner, Served, Server};
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Shop, Story, expect_disk, expect_slots, tell};
@@ -19,6 +21,20 @@ use crate::tale::{EMPTY, STAGE_SECONDS, TRIAL_SECONDS, armed, at_rest, good, sta
 /// How long the node's window stays closed: time for a boot and all that an operator does
 /// before it opens.
 const CLOSED: Duration = Duration::from_secs(5 * 60);
+
+const HELD: Call = Call {
+    name: "held",
+    line: "/usr/bin/bistable proceed",
+};
+const STANDING: Call = Call {
+    name: "standing",
+    line: "/usr/bin/bistable status",
+};
+const NO_SHARE: Call = Call {
+    name: "no-share",
+    line: "/usr/bin/bistable proceed",
+};
+const CALLS: [Call; 3] = [HELD, STANDING, NO_SHARE];
 
 /// Where blobs are in a repository.
 const BLOBS: &str = "blobs/";
@@ -87,6 +103,13 @@ async fn held(bus: &Bus, why: &str) -> Result<()> {
             })
         })
         .await
+}
+
+async fn check(bus: &Bus) -> Result<()> {
+    let check = bus.check_for_update().await?;
+    let check = check.ended(Deadline::after(STAGE_SECONDS)).await?;
+    ensure!(check.result == "done", "the check ended so: {check:?}");
+    Ok(())
 }
 
 /// Stages while every answer breaks off: the parts add up.
@@ -160,12 +183,18 @@ async fn network(story: &mut Story) -> Result<()> {
         .publish_without_patches(&two, &shop.repository)?;
     let mirror = Server::start(shop.repository.folder()).await?;
     let handed = Handed::default().credential("bistable.updater.toml", &settings(&shop, &mirror)?);
-    let node = story.machine(handed)?.power_on().await?;
+    let handed = Seat::hand_in(&CALLS, handed);
+    let node = story.machine_with_probe(handed, &[])?.power_on().await?;
     let bus = node.bus().await?;
     at_rest(&bus).await?;
 
     held(&bus, "window-closed").await?;
     expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
+    let mut seat = Seat::at(story, &node, &bus)?;
+    let soon = || Deadline::after(TRIAL_SECONDS);
+    let told = seat.exits(HELD, 0, soon()).await?.out;
+    ensure!(told.contains("window"), "{told}");
+    seat.exits(STANDING, 0, soon()).await?;
     story.step("with its window closed the node does nothing by itself");
 
     breaks(&shop, &mirror, &bus, &two).await?;
@@ -186,12 +215,18 @@ async fn network(story: &mut Story) -> Result<()> {
     expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
     story.step("a stage was paused, resumed and cancelled in the middle");
 
+    shop.publisher.roll_out(&shop.repository, 0)?;
+    check(&bus).await?;
+    held(&bus, "rollout").await?;
+    let told = seat.exits(NO_SHARE, 0, soon()).await?.out;
+    ensure!(told.contains("0 %"), "{told}");
+    story.step("a rollout that was stopped holds the node");
+    shop.publisher.roll_out(&shop.repository, 100)?;
+
     for server in [&shop.server, &mirror] {
         server.behave(Manner::WithoutRanges);
     }
-    let check = bus.check_for_update().await?;
-    let check = check.ended(Deadline::after(STAGE_SECONDS)).await?;
-    ensure!(check.result == "done", "the check ended so: {check:?}");
+    check(&bus).await?;
     Deadline::after(CLOSED.as_secs() + TRIAL_SECONDS)
         .until("the node to stage by itself", async || {
             let did = bus.proceed().await?;

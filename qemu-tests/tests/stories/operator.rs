@@ -1,8 +1,5 @@
 //! An operator's day on the shipped command, with a daemon that is killed in between.
 
-use std::fs::File;
-use std::io::Write as _;
-
 use anyhow::{Context, Result, ensure};
 use partition_layout::Slot;
 use qemu_tests::bus::{Bus, StageOptions};
@@ -11,6 +8,7 @@ use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::fixtures::Image;
 use qemu_tests::memory;
 use qemu_tests::node::Node;
+use qemu_tests::seat::Seat;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, expect_disk, expect_slots, tell};
 use serde_json::Value;
@@ -74,33 +72,11 @@ const CALLS: [Call; 13] = [
     HAPPENED, METRICS,
 ];
 
-/// What was typed and what came of it, kept in the story's folder: the examples in the
-/// documentation are from there.
-const TRANSCRIPT: &str = "transcript.txt";
-
 /// Where the daemon is killed, in percent of the work of staging: at the first
 /// blocks, in the middle of the root, in the read-back.
 const KILLS: [u64; 4] = [2, 35, 70, 95];
 
 const SIGKILL: i32 = 9;
-
-/// A node, and who sits at it.
-struct Seat<'a> {
-    node: &'a Node,
-    bus: &'a Bus,
-    transcript: File,
-}
-
-impl Seat<'_> {
-    async fn exits(&mut self, call: Call, code: u64) -> Result<Ran> {
-        let deadline = Deadline::after(STAGE_SECONDS);
-        let ran = call.exits(self.node, self.bus, code, deadline).await?;
-        let typed = call.line.trim_start_matches("/usr/bin/");
-        write!(self.transcript, "$ {typed}\n{}{}", ran.out, ran.err)
-            .context("cannot keep the transcript")?;
-        Ok(ran)
-    }
-}
 
 fn json(ran: &Ran) -> Result<Value> {
     serde_json::from_str(&ran.out).with_context(|| format!("this is no JSON: {ran:?}"))
@@ -145,7 +121,7 @@ async fn kill_while_staging(node: &Node, bus: &Bus, one: &Image, percent: u64) -
 
 /// Stages with the command, off a terminal.
 async fn stage_by_command(seat: &mut Seat<'_>, two: &Image) -> Result<()> {
-    let staged = seat.exits(STAGE, 0).await?;
+    let staged = seat.exits(STAGE, 0, Deadline::after(STAGE_SECONDS)).await?;
     let percents: Vec<u64> = staged
         .out
         .lines()
@@ -169,33 +145,31 @@ async fn stage_by_command(seat: &mut Seat<'_>, two: &Image) -> Result<()> {
 async fn day(story: &mut Story) -> Result<()> {
     let (one, two) = (story.image("1")?, story.image("2")?);
     let shop = story.open_shop(&["2"]).await?;
-    let handed = CALLS
-        .iter()
-        .fold(shop.configure(Handed::default()), |handed, call| {
-            call.hand_in(handed)
-        });
+    let handed = Seat::hand_in(&CALLS, shop.configure(Handed::default()));
     let node = story.machine_with_probe(handed, &[])?.power_on().await?;
     let bus = node.bus().await?;
     at_rest(&bus).await?;
-    let transcript = story.folder().join(TRANSCRIPT);
-    let mut seat = Seat {
-        node: &node,
-        bus: &bus,
-        transcript: File::create(&transcript)
-            .with_context(|| format!("cannot make {}", transcript.display()))?,
-    };
+    let mut seat = Seat::at(story, &node, &bus)?;
 
-    let status = json(&seat.exits(STATUS, 0).await?)?;
+    let status = json(
+        &seat
+            .exits(STATUS, 0, Deadline::after(STAGE_SECONDS))
+            .await?,
+    )?;
     ensure!(
         status["booted_version"] == one.version.as_str() && status["booted_slot"] == "A",
         "{status}"
     );
-    let nonsense = seat.exits(NONSENSE, 2).await?;
+    let nonsense = seat
+        .exits(NONSENSE, 2, Deadline::after(STAGE_SECONDS))
+        .await?;
     ensure!(
         nonsense.err.contains("99") && nonsense.err.contains("--tries"),
         "{nonsense:?}"
     );
-    let unknown = seat.exits(UNKNOWN, 3).await?;
+    let unknown = seat
+        .exits(UNKNOWN, 3, Deadline::after(STAGE_SECONDS))
+        .await?;
     ensure!(
         unknown.err.contains("99.9") && unknown.err.contains("hint: "),
         "{unknown:?}"
@@ -203,15 +177,19 @@ async fn day(story: &mut Story) -> Result<()> {
     at_rest(&bus).await?;
     story.step("the command answers, and refuses");
 
-    seat.exits(CHECK, 0).await?;
-    let plan = seat.exits(PLAN, 0).await?;
+    seat.exits(CHECK, 0, Deadline::after(STAGE_SECONDS)).await?;
+    let plan = seat.exits(PLAN, 0, Deadline::after(STAGE_SECONDS)).await?;
     let sent = shop.server.bytes_sent();
     ensure!(
         plan.out.contains("patch") && plan.out.contains(&two.version),
         "{plan:?}"
     );
-    let reloaded = seat.exits(RELOAD, 0).await?;
-    let proceeded = seat.exits(PROCEED, 0).await?;
+    let reloaded = seat
+        .exits(RELOAD, 0, Deadline::after(STAGE_SECONDS))
+        .await?;
+    let proceeded = seat
+        .exits(PROCEED, 0, Deadline::after(STAGE_SECONDS))
+        .await?;
     ensure!(
         proceeded.out.starts_with("nothing to do now: "),
         "{reloaded:?}, then {proceeded:?}"
@@ -226,21 +204,29 @@ async fn day(story: &mut Story) -> Result<()> {
 
     stage_by_command(&mut seat, &two).await?;
     expect_slots(&bus, Slot::A, good(&one), armed(&two)).await?;
-    let slots = seat.exits(SLOTS, 0).await?;
+    let slots = seat.exits(SLOTS, 0, Deadline::after(STAGE_SECONDS)).await?;
     ensure!(
         slots.out.contains("A (running)") && slots.out.contains("armed"),
         "{slots:?}"
     );
-    let history = json(&seat.exits(HISTORY, 0).await?)?;
+    let history = json(
+        &seat
+            .exits(HISTORY, 0, Deadline::after(STAGE_SECONDS))
+            .await?,
+    )?;
     let staged = history
         .as_array()
         .into_iter()
         .flatten()
         .any(|entry| entry["event"] == "staged" && entry["version"] == two.version.as_str());
     ensure!(staged, "the history does not tell of it: {history}");
-    seat.exits(STANDING, 0).await?;
-    seat.exits(HAPPENED, 0).await?;
-    let metrics = seat.exits(METRICS, 0).await?;
+    seat.exits(STANDING, 0, Deadline::after(STAGE_SECONDS))
+        .await?;
+    seat.exits(HAPPENED, 0, Deadline::after(STAGE_SECONDS))
+        .await?;
+    let metrics = seat
+        .exits(METRICS, 0, Deadline::after(STAGE_SECONDS))
+        .await?;
     let staged = format!("bistable_staged_info{{version=\"{}\"", two.version);
     ensure!(metrics.out.contains(&staged), "{metrics:?}");
     story.step("staged with the command");

@@ -2,13 +2,20 @@
 
 use anyhow::{Result, ensure};
 use partition_layout::Slot;
+use qemu_tests::call::Call;
 use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::node::BOOT_SECONDS;
+use qemu_tests::seat::Seat;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{expect_slots, tell};
 use serde_json::Value;
 
 use crate::tale::{EMPTY, at_rest, good};
+
+const HAPPENED: Call = Call {
+    name: "happened",
+    line: "/usr/bin/bistable history",
+};
 
 /// Where in the image: among the kernel modules, which lie in the order of their paths, at
 /// one of a file system that no node of ours has.
@@ -22,7 +29,8 @@ async fn a_rotten_block_of_the_booted_image_is_found_and_mended() -> Result<()> 
     tell("rotten-block", async |story| {
         let one = story.image("1")?;
         let shop = story.open_shop(&["1"]).await?;
-        let machine = story.machine(shop.configure(Handed::default()))?;
+        let handed = HAPPENED.hand_in(shop.configure(Handed::default()));
+        let machine = story.machine_with_probe(handed, &[])?;
         machine
             .disk()?
             .flip(Slot::A, one.sizes.root / 100 * PERCENT)?;
@@ -55,6 +63,10 @@ async fn a_rotten_block_of_the_booted_image_is_found_and_mended() -> Result<()> 
             "it was told without a file, or came from elsewhere: {message}"
         );
         story.step(message);
+        let mut seat = Seat::at(story, &node, &bus)?;
+        let told = seat.exits(HAPPENED, 0, Deadline::after(BOOT_SECONDS));
+        let told = told.await?.out;
+        ensure!(told.contains("mended") && told.contains(FILES), "{told}");
 
         let machine = node.shut_down().await?;
         machine.disk()?.expect_root(Slot::A, &one)

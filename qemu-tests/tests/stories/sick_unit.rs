@@ -3,11 +3,33 @@
 use anyhow::{Context, Result, ensure};
 use partition_layout::Slot;
 use qemu_tests::bus::{StageOptions, refusal};
+use qemu_tests::call::Call;
+use qemu_tests::deadline::Deadline;
 use qemu_tests::node::{BOOT_SECONDS, RESET_SECONDS};
+use qemu_tests::seat::Seat;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{expect_disk, expect_slots, tell};
 
-use crate::tale::{EMPTY, TRIAL_SECONDS, armed, at_rest, good, stage_well};
+use crate::tale::{EMPTY, STAGE_SECONDS, TRIAL_SECONDS, armed, at_rest, good, stage_well};
+
+const STANDING: Call = Call {
+    name: "standing",
+    line: "/usr/bin/bistable status",
+};
+const AGAIN: Call = Call {
+    name: "again",
+    line: "/usr/bin/bistable stage 4.0",
+};
+const BARRED: Call = Call {
+    name: "barred",
+    line: "/usr/bin/bistable barred",
+};
+const HAPPENED: Call = Call {
+    name: "happened",
+    line: "/usr/bin/bistable history",
+};
+
+const CALLS: [Call; 4] = [STANDING, AGAIN, BARRED, HAPPENED];
 
 /// The unit that the overlay `sick-unit.toml` adds, requires, and lets fail.
 const SICK_UNIT: &str = "sick.service";
@@ -21,7 +43,10 @@ async fn a_sick_release_is_undone_explained_and_barred_until_forgiven() -> Resul
         let (one, sick) = (story.image("1")?, story.image("sick-unit")?);
         let shop = story.open_shop(&["sick-unit"]).await?;
         let node = story
-            .machine(shop.configure(Handed::default()))?
+            .machine_with_probe(
+                Seat::hand_in(&CALLS, shop.configure(Handed::default())),
+                &[],
+            )?
             .power_on()
             .await?;
         let bus = node.bus().await?;
@@ -67,13 +92,25 @@ async fn a_sick_release_is_undone_explained_and_barred_until_forgiven() -> Resul
             .collect();
         ensure!(hashes == [sick.root_hash.as_str()], "barred are {barred:?}");
 
+        let mut seat = Seat::at(story, &node, &bus)?;
+        let deadline = || Deadline::after(STAGE_SECONDS);
+        let told = seat.exits(STANDING, 0, deadline()).await?.out;
+        ensure!(
+            told.contains("rolled back") && told.contains(SICK_UNIT),
+            "{told}"
+        );
+        let refused = seat.exits(AGAIN, 3, deadline()).await?.err;
+        ensure!(refused.contains("hint: "), "{refused}");
+        let told = seat.exits(BARRED, 0, deadline()).await?.out;
+        ensure!(told.contains(&sick.version), "{told}");
+        seat.exits(HAPPENED, 0, deadline()).await?;
+        story.step("the command tells why");
+
         let refused = match bus.stage("", StageOptions::default()).await {
             Err(error) => refusal::<()>(Err(error))?.name,
             // The version is known only once the metadata is here, so the job may be what is refused.
             Ok(job) => {
-                let report = job
-                    .ended(qemu_tests::deadline::Deadline::after(TRIAL_SECONDS))
-                    .await?;
+                let report = job.ended(Deadline::after(TRIAL_SECONDS)).await?;
                 crate::tale::failure(&report)?.into()
             }
         };

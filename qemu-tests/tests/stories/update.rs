@@ -5,14 +5,30 @@ use std::cell::RefCell;
 use anyhow::{Result, ensure};
 use partition_layout::Slot;
 use qemu_tests::bus::{Bus, JobReport, StageOptions};
+use qemu_tests::call::Call;
 use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::fixtures::Image;
 use qemu_tests::memory::Memory;
 use qemu_tests::node::{Node, RESET_SECONDS};
+use qemu_tests::seat::Seat;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, expect_disk, expect_slots, tell};
 
 use crate::tale::{STAGE_SECONDS, TRIAL_SECONDS, armed, at_rest, good};
+
+const ROLL_BACK: Call = Call {
+    name: "roll-back",
+    line: "/usr/bin/bistable rollback --reason \"latency went up\"",
+};
+const STANDING: Call = Call {
+    name: "standing",
+    line: "/usr/bin/bistable status",
+};
+const HAPPENED: Call = Call {
+    name: "happened",
+    line: "/usr/bin/bistable history",
+};
+const CALLS: [Call; 3] = [ROLL_BACK, STANDING, HAPPENED];
 
 /// What staging may cost a node, in bytes: resident in the daemon at its peak, and as
 /// much again left in the page cache.
@@ -96,7 +112,8 @@ async fn reboot_into_trial(node: &Node, bus: &Bus, slot: Slot, image: &Image) ->
 async fn update(story: &mut Story) -> Result<()> {
     let (one, two, three) = (story.image("1")?, story.image("2")?, story.image("3")?);
     let shop = story.open_shop(&["2"]).await?;
-    let machine = story.machine_with_probe(shop.configure(Handed::default()), &[])?;
+    let handed = Seat::hand_in(&CALLS, shop.configure(Handed::default()));
+    let machine = story.machine_with_probe(handed, &[])?;
     let node = machine.power_on().await?;
     let bus = node.bus().await?;
     at_rest(&bus).await?;
@@ -153,6 +170,15 @@ async fn update(story: &mut Story) -> Result<()> {
     let bus = reboot_into_trial(&node, &bus, Slot::A, &three).await?;
     expect_slots(&bus, Slot::A, good(&three), good(&two)).await?;
     story.step("release 3 is good");
+
+    let mut seat = Seat::at(story, &node, &bus)?;
+    let deadline = || Deadline::after(STAGE_SECONDS);
+    let told = seat.exits(ROLL_BACK, 0, deadline()).await?.out;
+    ensure!(told.contains(&two.version), "{told}");
+    seat.exits(STANDING, 0, deadline()).await?;
+    expect_slots(&bus, Slot::A, good(&three), armed(&two)).await?;
+    seat.exits(HAPPENED, 0, deadline()).await?;
+    story.step("a rollback to release 2 waits for the reboot");
 
     let history = bus.history().await?;
     let versions: Vec<_> = history
