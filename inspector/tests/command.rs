@@ -57,6 +57,23 @@ fn disk_on_trial(bits: &str, sector_size: SectorSize) -> (Disk, Esp) {
 }
 
 #[test]
+fn a_disk_that_has_shrunk_is_named_so() {
+    let (disk, _) = disk_on_trial("32", SectorSize::B512);
+    let layout = disk.layout();
+    let slot_b = layout.slot(Slot::B).expect("the disk has both slots");
+    let var = layout.var.as_ref().expect("the disk has /var");
+    for len in [var.start + 4096, slot_b.root.start + slot_b.root.len / 2] {
+        disk.file().set_len(len).expect("nothing fails");
+        let (code, json) = inspect(&disk);
+        assert_eq!(code, Some(3), "nothing boots: {json}");
+        let told = json["faults"][0].as_str().expect("a fault");
+        let end = len / SectorSize::B512.bytes() - 1;
+        let expected = format!("and the disk ends with sector {end}: it has shrunk");
+        assert!(told.contains(&expected), "{told}");
+    }
+}
+
+#[test]
 fn a_sound_disk_is_described_as_documented() {
     for (bits, sector_size) in [("32", SectorSize::B512), ("16", SectorSize::B4096)] {
         let (disk, _) = disk_on_trial(bits, sector_size);

@@ -51,12 +51,14 @@ pub enum CopyFault {
         found: u64,
     },
     /// The sectors for partitions do not lie on this disk.
-    #[error("the header gives sectors {first} to {last} to partitions, which this disk cannot")]
+    #[error("the header gives sectors {first} to {last} to partitions, and the disk ends with sector {end}{}", shrunk(*.last, *.end))]
     UsableRange {
         /// The first sector for partitions.
         first: u64,
         /// The last sector for partitions.
         last: u64,
+        /// The last sector of the disk.
+        end: u64,
     },
     /// Entries of a size nobody reads.
     #[error("the header claims entries of {found} bytes, only {ENTRY_BYTES} are known")]
@@ -73,6 +75,11 @@ pub enum CopyFault {
     /// The checksum of the entries does not match.
     #[error("the checksum of the entries is wrong")]
     EntriesChecksum,
+}
+
+/// Says what it means that partitions end behind the disk.
+const fn shrunk(last: u64, end: u64) -> &'static str {
+    if last > end { ": it has shrunk" } else { "" }
 }
 
 /// The addresses of a disk.
@@ -137,7 +144,8 @@ impl Header {
         }
         let (first, last) = (place.first_usable, place.last_usable);
         if first > last || last > geometry.last_lba {
-            return Err(CopyFault::UsableRange { first, last });
+            let end = geometry.last_lba;
+            return Err(CopyFault::UsableRange { first, last, end });
         }
         let bytes = array_bytes(header.entry_count);
         if bytes == 0 || bytes > MAX_ARRAY_BYTES {
