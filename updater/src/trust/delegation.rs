@@ -4,10 +4,11 @@
 use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
-use tough::schema::{DelegatedRole, Delegations, PathSet, RoleKeys, RoleType, Root};
+use tough::schema::decoded::{Decoded, Hex};
+use tough::schema::{RoleKeys, RoleType, Root};
 
 use super::described::Target;
-use super::metadata::Targets;
+use super::metadata::{DelegatedRole, Delegations, PathSet, Targets};
 use super::store::{file_of, is_ours};
 use super::untrusted::Untrusted;
 
@@ -51,18 +52,28 @@ impl<'a> Search<'a> {
             return Some(target.clone());
         }
         let delegations = targets.delegations.as_ref()?;
-        let mut found = Vec::new();
+        let mut found: Vec<Delegated> = Vec::new();
         for role in &delegations.roles {
             if !matches(&role.paths, self.name) {
                 continue;
             }
-            found.push(delegated(delegations, role));
+            let is_new = !self.visited.contains(&role.name)
+                && !found.iter().any(|found| found.role == role.name);
+            // More than are read at all need not wait.
+            if is_new && found.len() <= MAX_ROLES {
+                found.push(delegated(delegations, role));
+            }
             if role.terminating {
                 self.waiting.clear();
                 break;
             }
         }
+        // They are read before those that wait already, and nobody is read twice.
+        self.waiting
+            .retain(|waiting| found.iter().all(|found| found.role != waiting.role));
         self.waiting.extend(found.into_iter().rev());
+        let over = self.waiting.len().saturating_sub(MAX_ROLES + 1);
+        self.waiting.drain(..over);
         None
     }
 
@@ -90,6 +101,9 @@ impl<'a> Search<'a> {
 }
 
 fn delegated(delegations: &Delegations, role: &DelegatedRole) -> Delegated {
+    let own = |id: &Decoded<Hex>| Some((id.clone(), delegations.keys.get(id)?.clone()));
+    // Thousands of roles may share one list of thousands of keys.
+    let own_keys = role.keyids.iter().filter_map(own).collect();
     let keys = RoleKeys {
         keyids: role.keyids.clone(),
         threshold: role.threshold,
@@ -102,7 +116,7 @@ fn delegated(delegations: &Delegations, role: &DelegatedRole) -> Delegated {
             consistent_snapshot: true,
             version: std::num::NonZeroU64::MIN,
             expires: jiff::Timestamp::MAX,
-            keys: delegations.keys.clone(),
+            keys: own_keys,
             roles: HashMap::from([(RoleType::Targets, keys)]),
             _extra: HashMap::new(),
         },
@@ -113,12 +127,12 @@ fn matches(paths: &PathSet, name: &str) -> bool {
     match paths {
         PathSet::Paths(patterns) => patterns
             .iter()
-            .any(|pattern| matches_pattern(pattern.value(), name)),
+            .any(|pattern| matches_pattern(pattern, name)),
         PathSet::PathHashPrefixes(prefixes) => {
             let digest = hex::encode(Sha256::digest(name));
             prefixes
                 .iter()
-                .any(|prefix| digest.starts_with(prefix.value()))
+                .any(|prefix| digest.starts_with(prefix.as_str()))
         }
     }
 }
@@ -169,6 +183,7 @@ fn matches_name(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tough::schema::key::Key;
 
     use super::*;
 
@@ -255,6 +270,42 @@ mod tests {
         for tree in [wide, deep] {
             let told = read_for("name", &tree).unwrap_err().to_string();
             assert!(told.contains("more than 32 delegated roles"), "{told}");
+        }
+    }
+
+    #[test]
+    fn roles_that_wait_keep_their_own_keys_and_are_no_more_than_are_read() {
+        let id = |number: u32| format!("{number:064x}");
+        let key = json!({
+            "keytype": "ed25519", "scheme": "ed25519",
+            "keyval": { "public": "00".repeat(32) },
+        });
+        let parsed: Key = serde_json::from_value(key).unwrap();
+        let own = parsed.key_id().unwrap();
+        let role = |number: u32| {
+            json!({
+                "name": number.to_string(), "keyids": [hex::encode(&own), id(number)],
+                "threshold": 1, "paths": ["*"], "terminating": false,
+            })
+        };
+        let targets = json!({
+            "version": 1, "expires": "2030-01-01T00:00:00Z", "targets": {},
+            "delegations": { "keys": {}, "roles": (0..1000).map(role).collect::<Vec<_>>() },
+        });
+        let mut targets: Targets = serde_json::from_value(targets).unwrap();
+        let delegations = targets.delegations.as_mut().unwrap();
+        for number in 0..1000 {
+            let id = serde_json::from_value(json!(id(number))).unwrap();
+            delegations.keys.insert(id, parsed.clone());
+        }
+        let mut search = Search::of("name");
+        for _ in 0..3 {
+            search.look_into(&targets);
+        }
+        assert_eq!(search.waiting.len(), MAX_ROLES + 1);
+        assert_eq!(search.waiting.last().unwrap().role, "0");
+        for waiting in &search.waiting {
+            assert_eq!(waiting.authority.keys.len(), 1, "{}", waiting.role);
         }
     }
 

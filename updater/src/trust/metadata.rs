@@ -11,10 +11,12 @@ use std::fmt::Debug;
 use std::num::NonZeroU64;
 
 use jiff::Timestamp as Moment;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
-use tough::schema::{Delegations, Role, RoleType, Root, Signature, Signed};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
+use tough::schema::decoded::{Decoded, Hex};
+use tough::schema::key::Key;
+use tough::schema::{Role, RoleType, Root, Signature, Signed};
 
 use super::described::{Described, Target};
 use super::untrusted::Untrusted;
@@ -213,6 +215,44 @@ pub(super) struct Targets {
     expires: Moment,
     pub(super) targets: HashMap<String, Target>,
     pub(super) delegations: Option<Delegations>,
+}
+
+/// To whom targets are delegated. `tough` has such a type too, and makes a matcher of some
+/// KiB of each pattern, of which a file has room for 200 000.
+#[derive(Debug, Deserialize)]
+pub(super) struct Delegations {
+    #[serde(deserialize_with = "keys_by_their_ids")]
+    pub(super) keys: HashMap<Decoded<Hex>, Key>,
+    pub(super) roles: Vec<DelegatedRole>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct DelegatedRole {
+    pub(super) name: String,
+    pub(super) keyids: Vec<Decoded<Hex>>,
+    pub(super) threshold: NonZeroU64,
+    #[serde(flatten)]
+    pub(super) paths: PathSet,
+    pub(super) terminating: bool,
+}
+
+/// The names of the targets that a role is asked for.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PathSet {
+    Paths(Vec<String>),
+    PathHashPrefixes(Vec<String>),
+}
+
+/// Only `tough` can tell whether an id is that of its key.
+fn keys_by_their_ids<'de, D>(source: D) -> Result<HashMap<Decoded<Hex>, Key>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let keys = Value::deserialize(source)?;
+    let alone = json!({ "keys": keys, "roles": [] });
+    let checked = tough::schema::Delegations::deserialize(alone).map_err(D::Error::custom)?;
+    Ok(checked.keys)
 }
 
 impl Content for Timestamp {
