@@ -41,11 +41,12 @@ pub(crate) use self::http::{Failure, Question, check_answer, request};
 use self::line::{Line, Way};
 use self::missing::Missing;
 pub use self::patience::Patience;
-use self::servers::{Fit, Servers};
+use self::servers::Servers;
 use self::taker::{Ended, Taker};
 pub use self::throttle::{BadBandwidth, Bandwidth, Throttle};
 use crate::config::Repository;
 use crate::ports::{Fetch, FetchError, RangeSupport, Stop, Verdict};
+use crate::turns::Fit;
 
 /// Fetches blobs from one repository.
 #[derive(Debug)]
@@ -110,14 +111,14 @@ impl Fetcher {
             };
             let lied = match self.ask(server, blob, order, &patience, &mut taker) {
                 Ok(()) => {
-                    self.servers.rest(server, Fit::Yes);
+                    self.servers.judge(server, Fit::Yes);
                     return Ok(());
                 }
                 Err(Ended::Stopped) => return Err(FetchError::Stopped),
                 Err(Ended::Failed(error @ FetchError::BlobCorrupt { .. })) => error,
                 Err(Ended::Failed(error)) => {
                     tracing::warn!(error = %chain(&error), left = turns.len(), "a server failed");
-                    self.servers.rest(server, Fit::No);
+                    self.servers.judge(server, Fit::No);
                     failures.push(error);
                     continue;
                 }

@@ -50,6 +50,7 @@ pub mod gateway;
 pub mod network;
 pub mod settings;
 pub mod trust;
+mod turns;
 
 // Its faces to people and programs.
 pub mod cli;

@@ -5,7 +5,7 @@
 //!
 //! - [`TrustedReleases`], what the daemon asks: mirrors, each as if it were the
 //!   only one, so that no set of metadata is mixed from several; a bound on the
-//!   time of it all ([`REFRESH_LIMIT`]); [`memory`], whether the clock can be
+//!   time of it all ([`Patience::metadata`]); [`memory`], whether the clock can be
 //!   used to tell what expired; [`origin`], which root of trust counts;
 //! - [`refresh()`], which fetches ([`remote`]), has it judged, and keeps it
 //!   ([`store`]). The test client `bistable-trust` begins here;
@@ -36,6 +36,7 @@ use partition_layout::Version;
 use release::limits::{MAX_CHANNEL_BYTES, MAX_RELEASE_BYTES};
 use release::{Channel, ChannelName, Release, release_target, version_of_target};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 pub use self::described::Target;
 use self::failure::Failures;
@@ -46,6 +47,7 @@ pub use self::untrusted::Untrusted;
 use crate::config::Repository;
 use crate::fetch::{Client, NO_REPOSITORY, Patience, chain};
 use crate::ports::{Clock, Offer, Releases, ReleasesError, Stop};
+use crate::turns::{Fit, Turns};
 
 /// Where the root of trust lies in the image.
 pub const ROOT_OF_TRUST: &str = "/usr/share/bistable/root.json";
@@ -54,9 +56,10 @@ pub const STORE: &str = "/var/lib/bistable/tuf";
 /// Is there once systemd-timesyncd has set the clock by a server.
 pub const CLOCK_IS_SET: &str = "/run/systemd/timesync/synchronized";
 
-/// How long a refresh may take, with every retry: a server that drips must not
-/// hold up the node. A hundred times what it takes over a slow line.
-const REFRESH_LIMIT: Duration = Duration::from_secs(180);
+/// How long a repository that had no word to be believed is asked after its mirrors. A
+/// check, a plan and a stage in a row pay for it once; one that is repaired is heard again
+/// soon.
+const REST: Duration = Duration::from_secs(600);
 
 /// Whom the node believes, and where it keeps what it learned.
 #[derive(Debug, Clone)]
@@ -80,6 +83,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct TrustedReleases<C> {
     settings: Settings,
+    turns: Turns,
     client: Client,
     patience: Patience,
     clock: C,
@@ -96,7 +100,7 @@ struct Loaded {
 impl<C: Clock> TrustedReleases<C> {
     /// Returns the releases of the repositories in `settings`; nothing is read
     /// yet. It must be used from a thread that is none of `runtime`'s own.
-    pub const fn new(
+    pub fn new(
         settings: Settings,
         client: Client,
         patience: Patience,
@@ -104,6 +108,7 @@ impl<C: Clock> TrustedReleases<C> {
         runtime: Handle,
     ) -> Self {
         Self {
+            turns: Turns::new(settings.repositories.len(), REST),
             settings,
             client,
             patience,
@@ -116,7 +121,7 @@ impl<C: Clock> TrustedReleases<C> {
     /// believed, all of it: sets of metadata are not mixed. Ends at the limit,
     /// or when `stop` is set.
     fn ask<T>(
-        &self,
+        &mut self,
         stop: &Stop,
         question: impl AsyncFn(Loaded) -> Result<T, ReleasesError>,
     ) -> Result<T, ReleasesError> {
@@ -127,9 +132,12 @@ impl<C: Clock> TrustedReleases<C> {
         };
         // Who drips takes no more than his share.
         let share = u32::try_from(repositories.len()).unwrap_or(u32::MAX).max(1);
-        let limit = REFRESH_LIMIT / share;
+        let limit = self.patience.metadata / share;
         let mut failures = Vec::new();
-        for repository in repositories {
+        for server in self.turns.order(Instant::now()) {
+            let Some(repository) = repositories.get(server) else {
+                continue;
+            };
             let asked = self.runtime.block_on(async {
                 let work = async { question(self.load(repository, &patience).await?).await };
                 tokio::select! {
@@ -151,10 +159,17 @@ impl<C: Clock> TrustedReleases<C> {
                     if repositories.len() > 1 {
                         tracing::warn!(error = %chain(&error), "a repository has no word to be believed");
                     }
+                    self.turns.judge(server, Fit::No, Instant::now());
                     failures.push(error);
                 }
-                // An answer, or nothing that another repository could mend.
-                asked => return asked,
+                // Nothing that another repository could mend.
+                Err(error @ (ReleasesError::Stopped | ReleasesError::Local { .. })) => {
+                    return Err(error);
+                }
+                answer @ (Ok(_) | Err(ReleasesError::UnknownVersion { .. })) => {
+                    self.turns.judge(server, Fit::Yes, Instant::now());
+                    return answer;
+                }
             }
         }
         Err(
@@ -261,8 +276,9 @@ impl Loaded {
 
 impl<C: Clock> Releases for TrustedReleases<C> {
     fn refresh(&mut self, stop: &Stop) -> Result<Offer, ReleasesError> {
+        let followed = self.settings.channel.clone();
         self.ask(stop, async |loaded: Loaded| {
-            let channel = loaded.channel(&self.settings.channel).await?;
+            let channel = loaded.channel(&followed).await?;
             Ok(Offer {
                 channel,
                 versions: loaded.versions(),
@@ -275,10 +291,11 @@ impl<C: Clock> Releases for TrustedReleases<C> {
         version: Option<&Version>,
         stop: &Stop,
     ) -> Result<Release, ReleasesError> {
+        let followed = self.settings.channel.clone();
         self.ask(stop, async |loaded: Loaded| match version {
             Some(version) => loaded.release(version).await,
             None => {
-                let channel = loaded.channel(&self.settings.channel).await?;
+                let channel = loaded.channel(&followed).await?;
                 loaded.release(&channel.release).await
             }
         })

@@ -97,6 +97,8 @@ fn redirects() -> redirect::Policy {
         let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
         if attempt.previous().len() > MAX_REDIRECTS {
             attempt.error("too many redirects")
+        } else if !matches!(attempt.url().scheme(), "http" | "https") {
+            attempt.error("redirected to what is no web server")
         } else if secure && attempt.url().scheme() != "https" {
             attempt.error("redirected from https to a server without TLS")
         } else {

@@ -20,12 +20,16 @@ pub struct Patience {
     pub first_wait: Duration,
     /// The longest wait.
     pub longest_wait: Duration,
+    /// How long a whole set of metadata may take, with every retry: a server that drips
+    /// must not hold up the node.
+    pub metadata: Duration,
 }
 
 impl Default for Patience {
     /// Rides out a minute without network (0.5 + 1 + … + 16 + 30 s), the time a
     /// switch or a load balancer takes to come back; the slowest link that it
-    /// puts up with has 1 KiB/s.
+    /// puts up with has 1 KiB/s. Metadata gets a hundred times what it takes over a slow
+    /// line.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(15),
@@ -35,6 +39,7 @@ impl Default for Patience {
             retries: 7,
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(30),
+            metadata: Duration::from_secs(180),
         }
     }
 }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::config::Repository;
 use crate::ports::RangeSupport;
+use crate::turns::{Fit, Turns};
 
 /// How long a server that failed is asked after the others. About as long as a
 /// stage takes: each of its calls would spend its patience on it anew.
@@ -15,6 +16,7 @@ const REST: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Servers {
     all: Vec<Server>,
+    turns: Turns,
     /// Who sent bytes that are not this blob's.
     liars: Option<(Digest, BTreeSet<usize>)>,
 }
@@ -23,7 +25,6 @@ pub(super) struct Servers {
 struct Server {
     repository: Repository,
     ranges: RangeSupport,
-    rests_until: Option<Instant>,
 }
 
 impl Servers {
@@ -34,29 +35,20 @@ impl Servers {
                 false => RangeSupport::Yes,
             },
             repository,
-            rests_until: None,
         });
+        let all: Vec<_> = all.collect();
         Self {
-            all: all.collect(),
+            turns: Turns::new(all.len(), REST),
+            all,
             liars: None,
         }
     }
 
-    /// Returns who is asked for `blob`, in order: as they are set, but those
-    /// that failed a short time ago after the others, and those not at all that
-    /// lied.
+    /// Returns who is asked for `blob`, in order: those not at all that lied.
     pub(super) fn turns(&self, blob: &Blob) -> Vec<usize> {
-        let mut turns = self.order();
+        let mut turns = self.turns.order(Instant::now());
         turns.retain(|server| !self.has_lied(*server, blob));
         turns
-    }
-
-    fn order(&self) -> Vec<usize> {
-        let now = Instant::now();
-        let rests = |server: &Server| server.rests_until.is_some_and(|until| until > now);
-        let mut order: Vec<_> = self.all.iter().map(rests).enumerate().collect();
-        order.sort_by_key(|(number, rests)| (*rests, *number));
-        order.into_iter().map(|(number, _)| number).collect()
     }
 
     pub(super) fn repository(&self, server: usize) -> Option<&Repository> {
@@ -65,7 +57,7 @@ impl Servers {
 
     /// Returns what is known of `server`; without one, of the next.
     pub(super) fn ranges(&self, server: Option<usize>) -> RangeSupport {
-        let server = server.or_else(|| self.order().first().copied());
+        let server = server.or_else(|| self.turns.order(Instant::now()).first().copied());
         let server = server.and_then(|server| self.all.get(server));
         server.map_or(RangeSupport::Unknown, |server| server.ranges)
     }
@@ -77,13 +69,8 @@ impl Servers {
     }
 
     /// Lets `server` rest after a failure, or calls it fit.
-    pub(super) fn rest(&mut self, server: usize, fit: Fit) {
-        if let Some(server) = self.all.get_mut(server) {
-            server.rests_until = match fit {
-                Fit::Yes => None,
-                Fit::No => Some(Instant::now() + REST),
-            };
-        }
+    pub(super) fn judge(&mut self, server: usize, fit: Fit) {
+        self.turns.judge(server, fit, Instant::now());
     }
 
     /// Takes from `server` its turn for `blob`.
@@ -105,11 +92,4 @@ impl Servers {
         let liars = self.liars.as_ref();
         liars.is_some_and(|(digest, liars)| *digest == blob.sha256 && liars.contains(&server))
     }
-}
-
-/// Whether a server did its work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fit {
-    Yes,
-    No,
 }

@@ -1,7 +1,8 @@
 //! Repositories of every kind, as a node meets them: `blobs` on bad servers and
 //! `parts` of them, `mirrors` beside them, `metadata` from bad publishers and
 //! `attacks` by worse ones, a `client` of others' suites, `tls` behind certificates,
-//! `http2` over TLS, all as an `environment` sets it, and through the `gateway`.
+//! `http2` over TLS, all as an `environment` sets it, and through the `gateway`. `hostile`
+//! servers meet all of it, `changes` come in mid-flight, and `bombs` are weighed.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,9 +12,12 @@
 
 mod attacks;
 mod blobs;
+mod bombs;
+mod changes;
 mod client;
 mod environment;
 mod gateway;
+mod hostile;
 mod http2;
 mod metadata;
 mod mirrors;

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tough::schema::RoleType;
 use updater::authorities::Authorities;
 use updater::config::Repository;
+use updater::fetch::{Client, Patience};
 use updater::ports::{Clock, Offer, Releases, ReleasesError, Stopper};
 use updater::trust::{Settings, TrustedReleases};
 
@@ -61,10 +62,13 @@ impl Node {
         }
     }
 
-    fn releases(&self) -> TrustedReleases<Wall> {
-        let client = client(&self.authorities);
+    pub(crate) fn releases(&self) -> TrustedReleases<Wall> {
+        self.releases_by(client(&self.authorities), patience())
+    }
+
+    pub(crate) fn releases_by(&self, client: Client, patience: Patience) -> TrustedReleases<Wall> {
         let (settings, clock) = (self.settings.clone(), self.clock.clone());
-        TrustedReleases::new(settings, client, patience(), clock, runtime())
+        TrustedReleases::new(settings, client, patience, clock, runtime())
     }
 
     pub(crate) fn refresh(&self) -> Result<Offer, ReleasesError> {

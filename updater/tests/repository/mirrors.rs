@@ -7,9 +7,9 @@ use updater::ports::{Fetch, FetchError, RangeSupport, Stopper, Verdict};
 
 use crate::web::{Server, blob, content, fetcher, patience, sound, sound_head, status};
 
-const SIZE: usize = 1_000_000;
+pub(crate) const SIZE: usize = 1_000_000;
 
-fn sound_server() -> Server {
+pub(crate) fn sound_server() -> Server {
     let served = content(SIZE);
     Server::start(move |request, stream| sound(request, stream, &served))
 }
@@ -22,20 +22,20 @@ fn liar(at: usize) -> Server {
 }
 
 /// Holds each piece to the content, as a hash tree would.
-struct Judge {
+pub(crate) struct Judge {
     content: Vec<u8>,
     taken: Vec<bool>,
 }
 
 impl Judge {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             content: content(SIZE),
             taken: vec![false; SIZE],
         }
     }
 
-    fn judge(&mut self, offset: u64, bytes: &[u8]) -> Verdict {
+    pub(crate) fn judge(&mut self, offset: u64, bytes: &[u8]) -> Verdict {
         let start = usize::try_from(offset).unwrap();
         let range = start..start + bytes.len();
         if self.content[range.clone()] != *bytes {
@@ -47,17 +47,17 @@ impl Judge {
         Verdict::Taken
     }
 
-    fn has_all(&self) -> bool {
+    pub(crate) fn has_all(&self) -> bool {
         self.taken.iter().all(|taken| *taken)
     }
 }
 
 #[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
-fn whole() -> [Range<u64>; 1] {
+pub(crate) fn whole() -> [Range<u64>; 1] {
     [0..u64::try_from(SIZE).unwrap()]
 }
 
-fn nobody() -> String {
+pub(crate) fn nobody() -> String {
     // Bound, and closed again: nobody listens there now.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())

@@ -196,6 +196,7 @@ pub(crate) fn patience() -> Patience {
         retries: 4,
         first_wait: Duration::from_millis(1),
         longest_wait: Duration::from_millis(4),
+        metadata: Duration::from_secs(180),
     }
 }
 
@@ -205,6 +206,7 @@ pub(crate) fn haste() -> Patience {
         connect: Duration::from_millis(400),
         idle: Duration::from_millis(400),
         stall: Duration::from_millis(800),
+        metadata: Duration::from_secs(3),
         retries: 1,
         ..patience()
     }
