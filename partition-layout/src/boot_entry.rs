@@ -24,6 +24,13 @@ pub const TEMPORARY_NAME: &str = "bistable.new_kernel-image-that-is-no-entry-yet
 /// Short, so that it fits in the place of any entry's name. As a temporary name it is
 /// removed by any release that finds it.
 pub const REMOVED_NAME: &str = "bistable.new";
+/// The most tries that a trial can have; nobody wants to wait for more.
+pub const MAX_TRIES: u32 = 10;
+/// How often a good release on watch is started before it gives way to the other one.
+///
+/// More than [`MAX_TRIES`]: the sum of what is left and what is done, which no start
+/// changes, tells a watch from a trial.
+pub const WATCHED_STARTS: u32 = 15;
 /// What every release of ours has given such a name to begin with.
 const TEMPORARY_PREFIX: &str = "bistable.new";
 
@@ -147,7 +154,7 @@ fn parse_counter(digits: &str) -> Option<Counter> {
 pub struct BootEntry {
     /// The release it boots.
     pub version: Version,
-    /// Its counter; an entry without one is good.
+    /// Its counter; an entry without one is good, and one on watch is too.
     pub counter: Option<Counter>,
 }
 
@@ -212,10 +219,40 @@ impl BootEntry {
         }
     }
 
+    /// Returns the entry of a release that has proved itself, whose starts are counted
+    /// all the same: should they fail from now on, it gives way to the other release.
+    pub fn watched(version: Version) -> Self {
+        let counter = Counter {
+            left: WATCHED_STARTS,
+            done: 0,
+        };
+        Self {
+            version,
+            counter: Some(counter),
+        }
+    }
+
+    /// Tells whether the entry is of a good release on watch.
+    ///
+    /// On its last start it is not any more: without starts left, names do not tell it from a
+    /// failed trial that was the last resort for long. So that start is a trial again.
+    pub fn is_watched(&self) -> bool {
+        self.counter.is_some_and(|counter| {
+            counter.left > 0 && counter.left.saturating_add(counter.done) > MAX_TRIES
+        })
+    }
+
+    /// Tells whether the entry is of a release that has proved itself, on watch or not.
+    pub fn is_good(&self) -> bool {
+        self.counter.is_none() || self.is_watched()
+    }
+
     /// Returns the entry with no tries left: booted only when nothing else is there.
     #[must_use]
     pub fn demoted(&self) -> Self {
-        let done = self.counter.map_or(0, |counter| counter.done);
+        // The starts of a good one were none of a trial.
+        let of_trial = self.counter.filter(|_| !self.is_watched());
+        let done = of_trial.map_or(0, |counter| counter.done);
         Self {
             version: self.version.clone(),
             counter: Some(Counter { left: 0, done }),
@@ -272,6 +309,31 @@ mod tests {
         assert!(entry("bistable_2+0-1.efi").is_bad());
         assert!(!entry("bistable_2.efi").is_bad());
         assert!(!armed.is_bad());
+    }
+
+    #[test]
+    fn a_watch_stays_one_until_its_last_start_and_no_trial_ever_becomes_one() {
+        let mut name =
+            CountedName::parse(&BootEntry::watched(Version::parse("2").expect("good")).file_name());
+        assert_eq!(name.file_name(), "bistable_2+15.efi");
+        for start in 1..=40 {
+            name = name.spent();
+            let entry = entry(&name.file_name());
+            assert_eq!(entry.is_watched(), start < WATCHED_STARTS, "{entry}");
+            assert_eq!(entry.is_bad(), start >= WATCHED_STARTS, "{entry}");
+        }
+        for tries in 0..=MAX_TRIES {
+            let version = Version::parse("2").expect("good");
+            let mut name = CountedName::parse(&BootEntry::armed(version, tries).file_name());
+            for _ in 0..40 {
+                assert!(!entry(&name.file_name()).is_good(), "{name:?}");
+                name = name.spent();
+            }
+        }
+        assert!(entry("bistable_2.efi").is_good());
+        let watched = entry("bistable_2+9-6.efi");
+        assert!(watched.is_good());
+        assert_eq!(watched.demoted().file_name(), "bistable_2+0.efi");
     }
 
     #[test]

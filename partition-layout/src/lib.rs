@@ -66,8 +66,8 @@ pub mod version;
 pub use architecture::{Architecture, Role};
 pub use boot_choice::{LoaderEntry, SortKey, choose_entry};
 pub use boot_entry::{
-    BadBootEntry, BootEntry, CountedName, Counter, ENTRY_FOLDER, REMOVED_NAME, TEMPORARY_NAME,
-    is_temporary_name,
+    BadBootEntry, BootEntry, CountedName, Counter, ENTRY_FOLDER, MAX_TRIES, REMOVED_NAME,
+    TEMPORARY_NAME, WATCHED_STARTS, is_temporary_name,
 };
 pub use create::{CreateError, DiskPlan, DiskUuids, Form, Sizes, create};
 pub use device::{Device, SectorSize};
