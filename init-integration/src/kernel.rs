@@ -35,6 +35,11 @@ const SYSROOT: &str = "/sysroot";
 /// of the modules and so the first only where there is no other. systemd opens the same one.
 const WATCHDOG: &str = "/dev/watchdog0";
 
+/// `panic=` of the kernel command line, as the kernel took it.
+const PANIC_SECONDS: &str = "/proc/sys/kernel/panic";
+/// How many seconds there are at least between a boot that failed here and the next.
+const BACK_OFF: u32 = 10;
+
 /// `MODULE_INIT_COMPRESSED_FILE` of linux/module.h: the kernel unpacks Debian's `.ko.xz`.
 const COMPRESSED_FILE: c_int = 4;
 
@@ -91,16 +96,26 @@ impl Kernel for Linux {
 }
 
 impl Linux {
-    /// Reports that this boot is lost, and starts over: the boot loader has
-    /// counted the try, so that the other slot gets its turn.
-    ///
-    /// Returns when even the restart is refused; what is left is to end PID 1,
-    /// which is a panic, which restarts where `panic=` says so.
+    /// Reports that this boot is lost. PID 1 is to end then, which is a panic: the kernel keeps its log
+    /// in the firmware, leaves the console standing for as long as `panic=` says, so that no boot
+    /// that fails is followed by the next at once, and restarts. The boot loader has counted the
+    /// try, if it counts, so that the other slot gets its turn.
     pub fn give_up(&mut self, why: &str) {
-        self.console.complain(&format!("{why}; restarting"));
-        rustix::fs::sync();
-        if let Err(errno) = reboot(RebootCommand::Restart) {
-            self.console.complain(&format!("cannot restart: {errno}"));
+        match back_off() {
+            Ok(seconds) => {
+                let line = format!("{why}; the kernel restarts in {seconds} s");
+                self.console.complain(&line);
+                rustix::fs::sync();
+            }
+            // A panic might be the end.
+            Err(error) => {
+                self.console.complain(&format!("{why}; restarting"));
+                self.console.complain(&format!("{PANIC_SECONDS}: {error}"));
+                rustix::fs::sync();
+                if let Err(errno) = reboot(RebootCommand::Restart) {
+                    self.console.complain(&format!("cannot restart: {errno}"));
+                }
+            }
         }
     }
 
@@ -197,6 +212,19 @@ impl Linux {
             None,
         )
         .map_err(|errno| io::Error::other(format!("{}: {errno}", device.display())))
+    }
+}
+
+/// Makes sure that a panic ends in a restart, and not too soon. Returns after how many seconds.
+fn back_off() -> io::Result<u32> {
+    let text = fs::read_to_string(PANIC_SECONDS)?;
+    // None is to wait for ever, and less is not to wait.
+    match text.trim().parse::<u32>() {
+        Ok(seconds) if seconds >= BACK_OFF => Ok(seconds),
+        Ok(_) | Err(_) => {
+            fs::write(PANIC_SECONDS, format!("{BACK_OFF}\n"))?;
+            Ok(BACK_OFF)
+        }
     }
 }
 

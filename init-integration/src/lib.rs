@@ -11,8 +11,9 @@
 //! - It never opens an unverified root: the only device it mounts is the
 //!   device-mapper device it made from the root hash of the signed command line.
 //! - It never waits without a deadline, never panics, never returns. What it cannot
-//!   do is told on the console with its whole cause, and the machine restarts:
-//!   the boot loader has counted the try, so the other slot gets its turn.
+//!   do is told on the console with its whole cause, and the kernel panics: it keeps what was told
+//!   in the firmware, and restarts after `panic=` seconds, so that failures do not follow each other
+//!   too fast. The boot loader has counted the try, so the other slot gets its turn.
 //!
 //! **What watches what.** Before PID 1 has loaded the driver of a watchdog and opened
 //! it, nothing watches: a hang in the firmware, the boot loader, the kernel's start

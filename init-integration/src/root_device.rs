@@ -42,7 +42,7 @@ pub(crate) enum OpenRootError {
 ///
 /// What the superblock says is believed only so far as it makes a table: a lie in it
 /// gives a tree that does not lead to the root hash, and each read then
-/// restarts the machine, as does every block that was tampered with.
+/// panics the kernel, as does every block that was tampered with.
 pub(crate) fn open(
     slot: &FoundSlot,
     root_hash: &RootHash,
@@ -59,7 +59,7 @@ pub(crate) fn open(
         why,
     })?;
     let table = VerityTable::new(root.number, tree.number, area, *root_hash)
-        .on_corruption(OnCorruption::Restart);
+        .on_corruption(OnCorruption::Panic);
     let name = DmName::parse(NAME).map_err(|source| OpenRootError::Name { source })?;
     let device =
         activate(dm, &name, &table).map_err(|source| OpenRootError::Activate { source })?;

@@ -356,7 +356,7 @@ mod tests {
             area,
             partition_layout::RootHash::new([0; 32]),
         )
-        .on_corruption(OnCorruption::Restart)
+        .on_corruption(OnCorruption::Panic)
     }
 
     fn name() -> DmName {

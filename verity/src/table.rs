@@ -20,9 +20,8 @@ pub enum OnCorruption {
     /// The read fails with `EIO`.
     #[default]
     Fail,
-    /// The machine restarts (`restart_on_corruption`).
-    Restart,
-    /// The kernel panics (`panic_on_corruption`).
+    /// The kernel panics (`panic_on_corruption`): its log is kept, and `panic=` says how long it
+    /// waits before the machine restarts. `restart_on_corruption` does neither.
     Panic,
 }
 
@@ -116,7 +115,6 @@ impl fmt::Display for VerityTable {
         }
         let on_corruption = match self.on_corruption {
             OnCorruption::Fail => None,
-            OnCorruption::Restart => Some("restart_on_corruption"),
             OnCorruption::Panic => Some("panic_on_corruption"),
         };
         let options = on_corruption
@@ -160,30 +158,26 @@ mod tests {
     #[test]
     fn the_line_is_the_one_that_the_kernel_documents() {
         let product = || area(4096, 4096, &[0xab, 0xcd], HashType::Normal);
-        let restart = OnCorruption::Restart;
-        let rows: [(VerityTable, String); 6] = [
+        let panic = OnCorruption::Panic;
+        let rows: [(VerityTable, String); 5] = [
             (
                 table(product()),
                 format!("1 254:2 254:3 4096 4096 300 1 sha256 {ROOT} abcd"),
             ),
             (
-                table(product()).on_corruption(restart),
-                format!("1 254:2 254:3 4096 4096 300 1 sha256 {ROOT} abcd 1 restart_on_corruption"),
-            ),
-            (
                 table(product())
-                    .on_corruption(restart)
-                    .on_corruption(OnCorruption::Panic),
+                    .on_corruption(OnCorruption::Fail)
+                    .on_corruption(panic),
                 format!("1 254:2 254:3 4096 4096 300 1 sha256 {ROOT} abcd 1 panic_on_corruption"),
             ),
             (
                 table(product())
                     .ignore_zero_blocks()
                     .check_at_most_once()
-                    .on_corruption(restart),
+                    .on_corruption(panic),
                 format!(
                     "1 254:2 254:3 4096 4096 300 1 sha256 {ROOT} abcd \
-                     3 restart_on_corruption ignore_zero_blocks check_at_most_once"
+                     3 panic_on_corruption ignore_zero_blocks check_at_most_once"
                 ),
             ),
             (

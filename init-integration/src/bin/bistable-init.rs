@@ -20,8 +20,8 @@ fn main() -> ExitCode {
             Ok(()) | Err(_) => ExitCode::from(2),
         };
     }
-    // Nothing here is meant to panic. If it does after all, it must not take the try
-    // with it by ending in a shell-less limbo: restart, like every other failure.
+    // Nothing here is meant to panic. If it does after all, it is told like every other
+    // failure, and ends in the kernel's panic, which restarts.
     std::panic::set_hook(Box::new(|panic| {
         let mut kernel = Linux::default();
         kernel.give_up(&format!("cannot boot: {panic}"));
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Err(error) => Chain(&*error).to_string(),
     };
     kernel.give_up(&format!("cannot boot: {why}"));
+    // The end of PID 1 is a panic.
     ExitCode::FAILURE
 }
 

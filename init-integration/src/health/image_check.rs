@@ -4,7 +4,7 @@
 //! rotten boots well and fails months later, when nothing is left to go back to. Each
 //! block is therefore read once in each boot, past the page cache, so that it
 //! comes from the medium and pushes nothing out of memory. A bad
-//! block restarts the machine (`restart_on_corruption`); that too is an answer.
+//! block panics the kernel (`panic_on_corruption`); that too is an answer.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
