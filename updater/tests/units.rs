@@ -182,7 +182,7 @@ fn only_the_unit_that_is_activated_serves_the_name() {
 
 #[test]
 fn what_systemd_calls_exposure_is_at_most_two_and_a_half_for_each_of_our_services() {
-    for name in ["gateway", "health-gate", "updater"] {
+    for name in ["gateway", "health-gate", "updater", "watched"] {
         let unit = units().join(format!("system/bistable-{name}.service"));
         let arguments = ["security", "--offline=yes", "--no-pager", "--threshold=25"];
         let output = host_tools::oracle("systemd-analyze")

@@ -20,6 +20,7 @@ bistable-health-gate: decides whether the booted release is good
 
 Usage: bistable-health-gate
        bistable-health-gate --check-config [FOLDER...]
+       bistable-health-gate --settle-watched
        bistable-health-gate --help | --version
 
 Without arguments it runs as a service: it looks at the node until all required
@@ -29,6 +30,9 @@ good. On a trial that has not got there at the deadline, it gives the slot up.
 --check-config reads FOLDER/health.toml and FOLDER/health.d/*.toml of each FOLDER
 (weakest first; default /usr/lib/bistable /etc/bistable), names every mistake with
 file, line and key, and does nothing else.
+
+--settle-watched leaves word at /run/bistable/settled if the boot loader counts the
+starts of a release that is good, so that nobody takes this boot for a trial.
 
 Exit status: 0 the slot is good, or the configuration is sound
              1 the machine ought to have restarted and did not
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
             concat!("bistable-health-gate ", env!("CARGO_PKG_VERSION"), "\n"),
             ExitCode::SUCCESS,
         ),
+        ["--settle-watched"] => settle_watched(),
         ["--check-config", folders @ ..]
             if folders.iter().all(|folder| !folder.starts_with('-')) =>
         {
@@ -62,6 +67,19 @@ fn main() -> ExitCode {
             // If even this cannot be said, the exit status says it.
             drop(io::stderr().write_all(HELP.as_bytes()));
             ExitCode::from(2)
+        }
+    }
+}
+
+fn settle_watched() -> ExitCode {
+    match BootFiles::of_node().settle_watched() {
+        Ok(true) => show("a good release on watch\n", ExitCode::SUCCESS),
+        Ok(false) => show("a trial\n", ExitCode::SUCCESS),
+        Err(error) => {
+            let line = format!("cannot tell a watch from a trial: {error}\n");
+            // If even this cannot be said, the exit status says it.
+            drop(io::stderr().write_all(line.as_bytes()));
+            ExitCode::FAILURE
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use partition_layout::BootEntry;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::gate::Stakes;
@@ -71,6 +72,23 @@ impl BootFiles {
         }
     }
 
+    /// Leaves word that the boot is settled if the entry that was booted is of a good release
+    /// whose starts are counted: nobody waits for a verdict on it. Tells whether it is.
+    ///
+    /// # Errors
+    /// When the variable cannot be read, or the word not be left.
+    pub fn settle_watched(&self) -> io::Result<bool> {
+        let variable = fs::read(&self.boot_count_variable)?;
+        let is_watched = booted_entry(&variable).is_some_and(|entry| entry.is_watched());
+        if is_watched {
+            if let Some(folder) = self.settled.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            fs::write(&self.settled, "")?;
+        }
+        Ok(is_watched)
+    }
+
     /// Says what is at stake when the updater cannot be asked: a boot that the boot
     /// loader counts is a trial until the updater has said that it is over.
     pub fn presumed_stakes(&self) -> Stakes {
@@ -80,6 +98,16 @@ impl BootFiles {
             Stakes::Settled
         }
     }
+}
+
+/// Reads a firmware variable with the path of a boot entry, as systemd-boot left it when it had
+/// counted the start: four bytes of attributes, then UTF-16 with a zero at its end.
+fn booted_entry(variable: &[u8]) -> Option<BootEntry> {
+    let (units, _) = variable.get(4..)?.as_chunks::<2>();
+    let units = units.iter().map(|unit| u16::from_le_bytes(*unit));
+    let path: String = char::decode_utf16(units).collect::<Result<_, _>>().ok()?;
+    let (_, name) = path.trim_end_matches('\0').rsplit_once('\\')?;
+    BootEntry::parse_file_name(name).ok()
 }
 
 fn read(path: &Path) -> String {
@@ -151,6 +179,28 @@ mod tests {
         assert_eq!(files.presumed_stakes(), Stakes::Trial);
         fs::write(&files.settled, "").unwrap();
         assert_eq!(files.presumed_stakes(), Stakes::Settled);
+    }
+
+    #[test]
+    fn a_boot_of_a_good_release_on_watch_is_settled_and_no_other() {
+        for (path, settled) in [
+            ("\\EFI\\Linux\\bistable_2+14-1.efi", true),
+            ("\\EFI\\Linux\\bistable_2+1-14.efi", true),
+            // Its last start is a trial.
+            ("\\EFI\\Linux\\bistable_2+0-15.efi", false),
+            ("\\EFI\\Linux\\bistable_2+2-1.efi", false),
+            ("\\EFI\\Linux\\other+14-1.efi", false),
+            ("", false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let files = files(folder.path());
+            let units = path.encode_utf16().chain([0]).flat_map(u16::to_le_bytes);
+            let variable: Vec<u8> = [6, 0, 0, 0].into_iter().chain(units).collect();
+            fs::write(&files.boot_count_variable, variable).unwrap();
+            assert_eq!(files.settle_watched().unwrap(), settled, "{path}");
+            let stakes = files.presumed_stakes();
+            assert_eq!(stakes == Stakes::Settled, settled, "{path}");
+        }
     }
 
     #[test]

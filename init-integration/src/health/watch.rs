@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Good, on a trial   MarkGood ─ refused: it is one more thing that fails, until the deadline
-//! Good, settled      nothing to tell the updater
+//! Good, settled      MarkGood, for the watch on the slot; refused, it is logged
 //! Bad                verdict.json → MarkBad ─ done:          the updater restarts the machine
 //!                                           ─ not on trial:  go on looking
 //!                                           ─ no answer:     systemd restarts it ─ refused: reboot(2)
@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::report::Chain;
 
-use super::bus::{Bus, Systemd};
+use super::bus::{Bus, BusError, Systemd};
 use super::checks::{Checks, Round};
 use super::gate::{Failure, Finding, Importance, Outcome, Policy, Stakes, State, Verdict, step};
 use super::journal;
@@ -86,6 +86,7 @@ impl<P: LastResort> Watch<P> {
             let round = self.checks.round(&mut self.bus).await;
             said.log(&round);
             let stakes = self.stakes(round.booted.as_ref(), &mut known);
+            let standing = round.booted.map(|booted| booted.standing);
             let findings: Vec<Finding> = round
                 .findings
                 .into_iter()
@@ -95,7 +96,7 @@ impl<P: LastResort> Watch<P> {
             (state, verdict) = step(state, self.policy, stakes, &findings, since_boot());
             match verdict {
                 Verdict::Wait => {}
-                Verdict::Good => match self.pass(&boot, stakes).await {
+                Verdict::Good => match self.pass(&boot, stakes, standing).await {
                     Ok(()) => return Ended::Good,
                     Err(failure) => {
                         tracing::warn!(reason = %failure.reason, "the updater does not make the slot good");
@@ -130,29 +131,49 @@ impl<P: LastResort> Watch<P> {
         known.unwrap_or_else(|| self.boot_files.presumed_stakes())
     }
 
-    async fn pass(&mut self, boot: &ThisBoot, stakes: Stakes) -> Result<(), Failure> {
-        if stakes == Stakes::Trial {
-            let refused = |error: &dyn std::fmt::Display| Failure {
-                unit: Some("bistable-updater.service".to_owned()),
-                ..Failure::new(
-                    "mark-good",
-                    format!("the slot cannot be made good: {error}"),
-                )
-            };
-            let connection = self
-                .bus
-                .connection()
-                .await
-                .map_err(|error| refused(&Chain(&error)))?;
-            let marked = Updater::new(connection).mark_good(self.patience.mark).await;
-            marked.map_err(|error| refused(&Chain(&error)))?;
-            tracing::info!(version = %boot.version, "all checks held for the soak time: the slot is good");
+    async fn pass(
+        &mut self,
+        boot: &ThisBoot,
+        stakes: Stakes,
+        standing: Option<Standing>,
+    ) -> Result<(), Failure> {
+        match stakes {
+            Stakes::Trial => {
+                let refused = |error: BusError| Failure {
+                    unit: Some("bistable-updater.service".to_owned()),
+                    ..Failure::new(
+                        "mark-good",
+                        format!("the slot cannot be made good: {}", Chain(&error)),
+                    )
+                };
+                self.mark_good().await.map_err(refused)?;
+                tracing::info!(version = %boot.version, "all checks held for the soak time: the slot is good");
+                self.write_pass(boot);
+            }
+            Stakes::Settled => {
+                // First: an updater that is at work now finds it when it is not any more.
+                self.write_pass(boot);
+                // What was given up and runs on, for want of another, has had its verdict.
+                if standing == Some(Standing::Good)
+                    && let Err(error) = self.mark_good().await
+                {
+                    tracing::warn!(error = %Chain(&error), "the updater is not told that the boot came up");
+                }
+            }
         }
-        // The slot is good whether or not this is written; the daemon reads only failures.
+        Ok(())
+    }
+
+    async fn mark_good(&mut self) -> Result<(), BusError> {
+        let connection = self.bus.connection().await?;
+        Updater::new(connection).mark_good(self.patience.mark).await
+    }
+
+    /// The slot is good whether or not this is written.
+    fn write_pass(&self, boot: &ThisBoot) {
         if let Err(error) = verdict_file::write_pass(&self.verdicts, boot) {
             tracing::warn!(error = %Chain(&error), "the verdict is not written");
         }
-        Ok(())
     }
 
     async fn fail(&mut self, boot: &ThisBoot, mut failure: Failure) -> Condemned {

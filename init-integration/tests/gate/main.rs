@@ -66,7 +66,8 @@ async fn a_gate_that_is_started_again_after_it_passed_does_no_harm() {
     let node = Node::on_trial().await;
     assert_eq!(ended(node.gate()).await, Ended::Good);
     assert_eq!(ended(node.gate()).await, Ended::Good);
-    assert_eq!(node.calls(), [Call::MarkGood]);
+    // The second time it renews the watch.
+    assert_eq!(node.calls(), [Call::MarkGood, Call::MarkGood]);
 }
 
 #[tokio::test]
@@ -291,7 +292,21 @@ async fn a_settled_boot_is_never_given_up_and_is_good_when_it_heals() {
     assert_eq!(node.calls(), []);
     node.set_unit("web.service", "active");
     assert_eq!(ended(gate).await, Ended::Good);
-    assert_eq!(node.calls(), [], "a good slot is not marked again");
+    // That it has come up renews its watch, and nothing before.
+    assert_eq!(node.calls(), [Call::MarkGood]);
+    assert_eq!(node.verdict()["verdict"], "pass");
+}
+
+#[tokio::test]
+async fn a_settled_boot_is_good_though_the_updater_does_not_renew_its_watch() {
+    let node = Node::on_trial().await;
+    {
+        let mut answers = node.answers.lock().unwrap();
+        answers.booted_status = "good";
+        answers.refusals = vec![Refusal::EspFull];
+    }
+    assert_eq!(ended(node.gate()).await, Ended::Good);
+    assert_eq!(node.calls(), []);
 }
 
 #[tokio::test]
@@ -404,7 +419,7 @@ async fn a_slot_that_turns_out_not_to_be_on_trial_is_not_restarted() {
     assert_eq!(node.calls(), []);
     node.answers.lock().unwrap().booted_status = "good";
     assert_eq!(ended(gate).await, Ended::Good);
-    assert_eq!(node.calls(), []);
+    assert_eq!(node.calls(), [Call::MarkGood]);
 }
 
 #[tokio::test]
