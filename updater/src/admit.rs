@@ -1,6 +1,6 @@
 //! Whether a release may be staged: decided before anything is touched.
 
-use partition_layout::{Architecture, Version};
+use partition_layout::{Architecture, MAX_TRIES, Version};
 use release::{COMPATIBLE, Release};
 
 use crate::node::{Node, Way};
@@ -22,9 +22,6 @@ pub enum Force {
     /// Only for a release that is asked for by name.
     ByName,
 }
-
-/// The most tries that a trial can have; nobody wants to wait for more.
-pub const MAX_TRIES: u32 = 10;
 
 /// Refuses what no repository needs to be asked for.
 pub fn check_ask(ask: &Ask) -> Result<(), Refused> {

@@ -16,6 +16,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use partition_layout::MAX_TRIES;
 use release::ChannelName;
 use toml::de::DeTable;
 
@@ -29,8 +30,6 @@ use crate::policy::{Automatic, Windows};
 
 /// No sane file comes near this; a broken one must not fill the memory.
 const MAX_BYTES: u64 = 64 * 1024;
-/// A boot entry's name has room for more, but nobody wants to wait for them.
-const MAX_TRIES: u32 = 10;
 /// Each is asked in turn when the ones before fail, and every one takes its time to.
 const MAX_MIRRORS: usize = 16;
 

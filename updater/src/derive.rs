@@ -4,16 +4,21 @@
 //! a trial adds only how the trial came about, and is never believed against
 //! them.
 
+mod departure;
 #[cfg(test)]
 mod table;
 
 use partition_layout::{BootEntry, RootHash, SlotContent, Version};
 
-use crate::machine::{Blame, Complaint, Effect, Note, blessed};
+use crate::machine::{
+    Blame, Complaint, Effect, Note, blessed, end_watch, keep_watch, record_good, tell_departure,
+};
 use crate::node::{Booted, Node, SlotStatus, Spare, Standing, Way};
 use crate::ports::{DiskView, SlotOnDisk};
 use crate::pstore::{Dump, panic_of};
-use crate::records::{Barred, Boot, GateVerdict, Happened, HistoryLine, Passed, Rollback, Trial};
+use crate::records::{
+    Barred, Boot, Departure, GateVerdict, Happened, HistoryLine, LastGood, Passed, Rollback, Trial,
+};
 use crate::totals::Totals;
 
 /// Everything that can be read from the node.
@@ -28,6 +33,7 @@ pub struct Observed {
     /// In this boot it was decided to stay in the booted slot.
     pub settled: bool,
     pub trial: Option<Trial>,
+    pub last_good: Option<LastGood>,
     /// What kernels that panicked have left behind.
     pub dumps: Vec<Dump>,
     /// The boots that reached userspace, oldest first.
@@ -46,7 +52,8 @@ pub fn derive(seen: &Observed) -> Node {
     let entry = entry_of(&seen.entries, version);
     let spare = spare(seen);
     let boots_by_right = matches!(spare.status, SlotStatus::Good | SlotStatus::Demoted);
-    let standing = match entry.as_ref().map(|entry| entry.counter) {
+    let of_trial = |entry: &BootEntry| entry.counter.filter(|_| !entry.is_good());
+    let standing = match entry.as_ref().map(of_trial) {
         Some(None) => Standing::Good,
         Some(Some(_)) if seen.settled && !boots_by_right => Standing::LastResort,
         Some(Some(counter)) => Standing::Trial {
@@ -63,6 +70,11 @@ pub fn derive(seen: &Observed) -> Node {
         (Standing::Trial { .. } | Standing::LastResort | Standing::Condemned, ..) => None,
     };
     let floor = seen.floor.as_ref().or(shipped).cloned();
+    let came_up = seen.verdict.as_ref().is_some_and(|it| {
+        it.verdict == Passed::Pass
+            && it.boot_id == seen.boot_id
+            && it.root_hash == seen.disk.booted_root_hash
+    });
     Node {
         booted: Booted {
             slot: seen.disk.booted,
@@ -71,12 +83,14 @@ pub fn derive(seen: &Observed) -> Node {
             standing,
             entry,
         },
-        spare,
+        spare: spare.clone(),
         has_variables: seen.has_variables,
         boot_id: seen.boot_id.clone(),
         floor,
         barred: seen.barred.clone(),
         trial: seen.trial.clone(),
+        came_up,
+        gave_way: departure::gave_way(seen, &spare),
         last_rollback: seen.last_rollback.clone(),
         history: seen.history.clone(),
         totals: seen.totals.clone(),
@@ -131,12 +145,14 @@ fn spare_status(entry: Option<&BootEntry>) -> SlotStatus {
     let Some(entry) = entry else {
         return SlotStatus::Bad;
     };
-    match entry.counter {
-        None => SlotStatus::Good,
-        Some(counter) if counter.left > 0 => SlotStatus::Armed,
+    let Some(counter) = entry.counter.filter(|_| !entry.is_good()) else {
+        return SlotStatus::Good;
+    };
+    match (counter.left, counter.done) {
+        (1.., _) => SlotStatus::Armed,
         // Emptied by us, never tried.
-        Some(counter) if counter.done == 0 => SlotStatus::Demoted,
-        Some(_) => SlotStatus::Bad,
+        (0, 0) => SlotStatus::Demoted,
+        (0, _) => SlotStatus::Bad,
     }
 }
 
@@ -151,7 +167,7 @@ pub fn settle(seen: &Observed, node: &Node) -> Vec<Effect> {
     let mut effects = Vec::new();
     let open = seen.trial.is_some() && !of_trial.contains(&Effect::ForgetTrial);
     let clears = |effect: &Effect| matches!(effect, Effect::Disarm { .. });
-    if !open && !of_trial.iter().any(clears) {
+    if !open && !of_trial.iter().any(clears) && node.gave_way.is_none() {
         effects.extend(clear_leftovers(seen, node));
     }
     effects.extend(of_trial);
@@ -165,6 +181,27 @@ pub fn settle(seen: &Observed, node: &Node) -> Vec<Effect> {
             effects.push(Effect::RaiseFloor {
                 version: node.booted.version.clone(),
             });
+        }
+        let stale = seen.last_good.as_ref();
+        let stale = stale.is_some_and(|good| good.root_hash != node.booted.root_hash);
+        let notes_good = |effect: &Effect| matches!(effect, Effect::RecordGood { .. });
+        if stale && effects.contains(&Effect::ForgetTrial) && !effects.iter().any(notes_good) {
+            // The end of the trial is what is to be told of that slot.
+            effects.push(record_good(node));
+        }
+        let is_cleared = effects.iter().any(clears);
+        let of_watch = match &node.gave_way {
+            Some(gone) => tell_departure(node, gone),
+            // There is nothing to give way to: no start may touch its name.
+            None if is_cleared || !node.is_to_be_watched() => end_watch(node),
+            None if node.came_up => keep_watch(node),
+            // It is renewed when the boot has come up.
+            None => vec![],
+        };
+        for effect in of_watch {
+            if !effects.contains(&effect) {
+                effects.push(effect);
+            }
         }
     }
     effects
@@ -191,10 +228,12 @@ fn disarm(node: &Node) -> Vec<Effect> {
     if node.booted.standing != Standing::Good {
         return vec![];
     }
-    vec![Effect::Disarm {
+    let mut effects = end_watch(node);
+    effects.push(Effect::Disarm {
         spare: node.spare.slot,
         booted: node.booted.version.clone(),
-    }]
+    });
+    effects
 }
 
 /// The trial's slot is the one that runs.
@@ -244,6 +283,7 @@ fn settle_spare(trial: &Trial, seen: &Observed, node: &Node) -> Vec<Effect> {
         Fate::Left(complaint, guilt) => {
             let tries = tries_spent(trial, node);
             let mut effects = vec![Effect::RecordRollback(Blame {
+                kind: Departure::Trial,
                 version: trial.version.clone(),
                 root_hash: trial.root_hash,
                 complaint: complaint.clone(),
@@ -319,7 +359,7 @@ fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
             Fate::Left(complaint(trial, seen).unwrap_or_else(gone), Guilt::Proven)
         };
     };
-    let Some(counter) = entry.counter else {
+    let Some(counter) = entry.counter.filter(|_| !entry.is_good()) else {
         // A rollback's target that was not given its counter, or lost it again.
         return Fate::Stale;
     };
@@ -356,15 +396,9 @@ fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
 /// What is known of a trial that ended without the gate's word.
 fn silence(started: &str, trial: &Trial, seen: &Observed) -> Complaint {
     if let Some(dump) = panic_of(&seen.dumps, trial) {
-        let panic = dump.reason().unwrap_or("for an unknown reason").to_owned();
-        return Complaint {
-            reason: format!("{started}, and the kernel panicked: {panic}"),
-            panic,
-            lines: dump.lines(),
-            ..Complaint::default()
-        };
+        return panicked(started, dump);
     }
-    let end = match reached_userspace(trial, seen) {
+    let end = match reached_userspace(&trial.boot_id, &trial.version, seen) {
         Some(true) => "it reached userspace, and no verdict was recorded",
         Some(false) => "it never reached userspace",
         None => "no verdict was recorded",
@@ -375,13 +409,24 @@ fn silence(started: &str, trial: &Trial, seen: &Observed) -> Complaint {
     }
 }
 
-/// Whether a boot of the trial got as far as a mounted `/var`; `None` if the
-/// list does not go back to the boot that armed it.
-fn reached_userspace(trial: &Trial, seen: &Observed) -> Option<bool> {
+fn panicked(started: &str, dump: &Dump) -> Complaint {
+    let panic = dump.reason();
+    let panic = panic.unwrap_or_else(|| "for an unknown reason".to_owned());
+    Complaint {
+        reason: format!("{started}, and the kernel panicked: {panic}"),
+        panic,
+        lines: dump.lines(),
+        ..Complaint::default()
+    }
+}
+
+/// Whether a boot of `version` after the boot `since` got as far as a mounted `/var`;
+/// `None` if the list does not go back so far.
+fn reached_userspace(since: &str, version: &Version, seen: &Observed) -> Option<bool> {
     let mut boots = seen.boots.iter();
-    boots.find(|boot| boot.is(&trial.boot_id))?;
-    let mut of_trial = boots.filter(|boot| !boot.is(&seen.boot_id));
-    Some(of_trial.any(|boot| boot.version == trial.version))
+    boots.find(|boot| boot.is(since))?;
+    let mut later = boots.filter(|boot| !boot.is(&seen.boot_id));
+    Some(later.any(|boot| boot.version == *version))
 }
 
 /// The gate's own word about this trial, which a dead daemon did not hear.

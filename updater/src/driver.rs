@@ -21,7 +21,9 @@ use crate::derive;
 use crate::hands::{Device, Hands, Network, Order};
 use crate::job::{Job, JobKind, RunningJob, Windows};
 use crate::journal;
-use crate::machine::{self, Effect, Event, Outcome, Rejection, Report, Request, State, Stopped};
+use crate::machine::{
+    self, Effect, Event, Outcome, Rejection, Report, Request, State, Stopped, keep_watch,
+};
 use crate::meter::Meter;
 use crate::observe::{ObserveError, observe};
 use crate::policy::{MachineId, Rules};
@@ -61,6 +63,15 @@ pub struct Head<C> {
     last_check: Option<Timestamp>,
     last_error: Option<Failure>,
     steward: Steward,
+    watch: Watch,
+}
+
+/// How the last change of the watch on the booted slot went. One that failed is not tried again
+/// before something else was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    Tried,
+    Failed,
 }
 
 /// Reads the node, starts the hands, and begins to settle what is open. The
@@ -139,6 +150,7 @@ where
         last_check: None,
         last_error: None,
         steward,
+        watch: Watch::Tried,
     };
     head.give(effects).await;
     Ok((
@@ -156,7 +168,8 @@ impl<C: Clock> Head<C> {
         loop {
             tokio::select! {
                 report = self.reports.recv() => self.hear(report.ok_or(HandsDied)?).await,
-                call = self.calls.recv() => match call {
+                // The watch takes a moment, and nobody who calls has asked for it.
+                call = self.calls.recv(), if !self.is_watching() => match call {
                     Some(Call::Ask { request, asker, reply }) => {
                         self.answer(request, asker, reply).await;
                     }
@@ -200,6 +213,7 @@ impl<C: Clock> Head<C> {
             | State::Condemned { .. }
             | State::Clearing { .. }
             | State::Marking { .. }
+            | State::Watching { .. }
             | State::Forgiving { .. }
             | State::Rebooting { .. } => false,
         };
@@ -217,6 +231,10 @@ impl<C: Clock> Head<C> {
 
     fn state(&self) -> &State {
         self.state.as_ref().expect("a step puts back what it takes")
+    }
+
+    fn is_watching(&self) -> bool {
+        matches!(self.state(), State::Watching { .. })
     }
 
     async fn answer(&mut self, request: Request, asker: Asker, reply: Reply) {
@@ -298,6 +316,21 @@ impl<C: Clock> Head<C> {
             Some(Ok(effects)) => self.give(effects).await,
             Some(Err(_)) | None => self.publish(),
         }
+        self.look_at_watch().await;
+    }
+
+    /// Puts the watch on the booted slot right, where a job was at work when the boot came up,
+    /// or has ended it since.
+    async fn look_at_watch(&mut self) {
+        let (State::Idle { node } | State::Staged { node }) = self.state() else {
+            return;
+        };
+        if !node.came_up || self.watch == Watch::Failed || keep_watch(node).is_empty() {
+            return;
+        }
+        if let Ok(effects) = self.step(Event::Request(Request::MarkGood)) {
+            self.give(effects).await;
+        }
     }
 
     async fn hear(&mut self, report: Report) {
@@ -310,6 +343,10 @@ impl<C: Clock> Head<C> {
             }
             Report::Resolved(_) => Ok(()),
             Report::Ended { result, .. } => result.clone(),
+        };
+        self.watch = match (self.is_watching(), &result) {
+            (true, Err(_)) => Watch::Failed,
+            (true, Ok(())) | (false, _) => Watch::Tried,
         };
         let effects = match self.step(Event::Report(report)) {
             Ok(effects) => effects,

@@ -23,7 +23,9 @@ use crate::ports::{
     ReleasesError, Slots, Stop,
 };
 use crate::pstore::{self, Dump};
-use crate::records::{self, Barred, GateVerdict, RecordError, Rollback, Trial};
+use crate::records::{
+    self, Barred, Departure, GateVerdict, LastGood, RecordError, Rollback, Trial,
+};
 use crate::refusal::{Chain, Failure};
 use crate::scrub::mend::{MendError, Mended, Mender};
 use crate::stage::Bench;
@@ -199,10 +201,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                     way: *way,
                     older_verdict: records::recall::<GateVerdict>(device, Record::Verdict)
                         .map(|verdict| verdict.boot_id),
-                    older_dumps: pstore::assemble(&device.dumps())
-                        .iter()
-                        .map(Dump::id)
-                        .collect(),
+                    older_dumps: dumps_now(device),
                 };
                 records::write(device, Record::Trial, &trial).map_err(record)
             }
@@ -236,16 +235,12 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                 blocks,
             } => self.mend((*booted, version, *root_hash), blocks, order),
 
-            Effect::Demote { entry } => {
-                let done = entry.counter.map_or(0, |counter| counter.done);
-                rename(device, entry, &counted(&entry.version, 0, done))
-            }
+            Effect::Demote { entry } => rename(device, entry, &entry.demoted()),
             Effect::Bless { entry } => {
-                let good = BootEntry {
-                    version: entry.version.clone(),
-                    counter: None,
-                };
-                rename(device, entry, &good)
+                rename(device, entry, &BootEntry::good(entry.version.clone()))
+            }
+            Effect::Watch { entry } => {
+                rename(device, entry, &BootEntry::watched(entry.version.clone()))
             }
             Effect::RemoveBooted { version } => {
                 remove_entries(device, |entry| entry.version == *version)
@@ -261,6 +256,24 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                     .map_err(|source| esp("say something on the console", source))
             }
 
+            Effect::RecordGood { .. } if notes == Notes::Missing => Ok(()),
+            Effect::RecordGood {
+                slot,
+                version,
+                root_hash,
+            } => {
+                let good = LastGood {
+                    boot_id: device
+                        .boot_id()
+                        .map_err(|source| esp("tell which boot this is", source))?,
+                    when: self.clock.now(),
+                    slot: *slot,
+                    version: version.clone(),
+                    root_hash: *root_hash,
+                    older_dumps: dumps_now(device),
+                };
+                records::write(device, Record::LastGood, &good).map_err(record)
+            }
             Effect::RecordRollback(blame) => self.record_rollback(blame),
             Effect::Bar {
                 version,
@@ -348,6 +361,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
     fn record_rollback(&self, blame: &Blame) -> Result<(), Stopped> {
         let complaint = &blame.complaint;
         let rollback = Rollback {
+            kind: blame.kind,
             version: blame.version.clone(),
             root_hash: blame.root_hash,
             check: complaint.check.clone(),
@@ -360,11 +374,15 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             armed_at: blame.armed_at,
             boot_id: self.device.boot_id().unwrap_or_default(),
         };
+        let (message_id, what) = match rollback.kind {
+            Departure::Trial => (journal::TRIAL_FAILED, "a trial has failed"),
+            Departure::GaveWay => (journal::GAVE_WAY, "a good release boots no more"),
+        };
         tracing::warn!(
-            message_id = journal::TRIAL_FAILED,
+            message_id,
             version = %rollback.version, root_hash = %rollback.root_hash, check = rollback.check,
             unit = rollback.unit, tries = rollback.tries, panic = rollback.panic,
-            reason = rollback.reason, "a trial has failed"
+            reason = rollback.reason, "{what}"
         );
         records::write(&self.device, Record::LastRollback, &rollback).map_err(record)
     }
@@ -401,8 +419,14 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
     }
 }
 
+/// The dumps of kernels that panicked before now.
+fn dumps_now(device: &impl Records) -> Vec<String> {
+    let dumps = pstore::assemble(&device.dumps());
+    dumps.iter().map(Dump::id).collect()
+}
+
 /// Whether all notes of the order were written so far.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Notes {
     Written,
     Missing,

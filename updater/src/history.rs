@@ -123,6 +123,8 @@ pub enum Happened {
     Good,
     Bad,
     RolledBack,
+    /// A good release boots no more, and the other one runs.
+    GaveWay,
     Forgiven,
     Mended,
     Rotten,
@@ -130,7 +132,7 @@ pub enum Happened {
 
 impl Happened {
     /// Everything that can happen.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Staged,
         Self::StageFailed,
         Self::StageCancelled,
@@ -138,6 +140,7 @@ impl Happened {
         Self::Good,
         Self::Bad,
         Self::RolledBack,
+        Self::GaveWay,
         Self::Forgiven,
         Self::Mended,
         Self::Rotten,
@@ -153,6 +156,7 @@ impl Happened {
             Self::Good => "good",
             Self::Bad => "bad",
             Self::RolledBack => "rolled-back",
+            Self::GaveWay => "gave-way",
             Self::Forgiven => "forgiven",
             Self::Mended => "mended",
             Self::Rotten => "rotten",
@@ -169,6 +173,7 @@ impl Happened {
             Self::Good => "4aad3d02b275466bb132f6dc740846b4",
             Self::Bad => "93aa548ff9e6425eb64a2ddcaf06d1c7",
             Self::RolledBack => "a5af3c657e9d48f992b06f4d1136fbda",
+            Self::GaveWay => "6b1f0c2ad97f4f0c8d0e5ac3417be92d",
             Self::Forgiven => "a8d0fd587b9544d69206e2206773d5bf",
             Self::Mended => "514e7c0ed6ec4200aeae66bb1df4d3c0",
             Self::Rotten => "157285a31bf4473b9873a760905142cb",

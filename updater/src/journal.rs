@@ -30,6 +30,9 @@ pub const JOB_FAILED: &str = "8307305c9492412da83fe7b62260d912";
 /// A trial has failed, and why.
 pub const TRIAL_FAILED: &str = "aac6961be73d403fac03d99868d62b53";
 
+/// A good release boots no more, and why.
+pub const GAVE_WAY: &str = "0d5be6fb1a3f4c6c9a4f1de27c88e1b3";
+
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// A journal that does not take an entry for so long does not get it: nothing

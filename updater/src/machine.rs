@@ -23,6 +23,8 @@
 //!   │                                          └─▶ LastResort    nothing else boots
 //!   │ LastResort ── Check, Stage by name with force ──▶ as from Idle, and back
 //!   │
+//!   │ Idle, Staged ── MarkGood ──▶ Watching ──▶ the same       a good boot has come up
+//!   │
 //!   └─ any of Idle, Staged, Trial, LastResort, Condemned ── Reboot ──▶ Rebooting
 //!                                                        └─ Forgive ──▶ Forgiving ─▶ the same
 //! ```
@@ -39,6 +41,7 @@ mod effect;
 #[cfg(test)]
 mod histories;
 mod orders;
+mod watch;
 mod words;
 
 use partition_layout::RootHash;
@@ -48,6 +51,7 @@ pub use self::effect::{Blame, Effect, Note};
 pub use self::orders::ONE_SHOT_TRIES;
 pub(crate) use self::orders::blessed;
 use self::orders::{bless, clear_stage, condemn, rearm, stage};
+pub(crate) use self::watch::{end_watch, keep_watch, record_good, tell_departure};
 pub use self::words::{
     Complaint, Event, Going, Holder, Job, Outcome, Purpose, Report, Request, STATES, State,
     Stopped, Target,
@@ -120,9 +124,10 @@ fn answer(state: State, request: Request) -> Answer {
             | Request::Forgive { .. }
             | Request::Mend(_) => refuse(state, Refused::Busy),
         },
-        In::Settling { .. } | In::Marking { job: Job::None, .. } | In::Forgiving { .. } => {
-            busy_without_job(state, &request)
-        }
+        In::Settling { .. }
+        | In::Marking { job: Job::None, .. }
+        | In::Watching { .. }
+        | In::Forgiving { .. } => busy_without_job(state, &request),
         In::Rebooting { .. } => match request {
             // It goes down already.
             Request::Reboot(_) => Ok((state, vec![])),
@@ -214,6 +219,7 @@ fn asked(mut state: State, wish: Going) -> State {
         | State::Condemned { .. }
         | State::Clearing { .. }
         | State::Marking { .. }
+        | State::Watching { .. }
         | State::Forgiving { .. }
         | State::Rebooting { .. } => {}
     }
@@ -250,7 +256,10 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
             Ok((State::Rebooting { node }, effects))
         }
         Request::Rollback { reason } => roll_back(node, reason),
-        Request::MarkGood => Ok((rest(node), vec![])),
+        Request::MarkGood => match keep_watch(&node) {
+            effects if effects.is_empty() => Ok((rest(node), vec![])),
+            effects => Ok((State::Watching { node }, effects)),
+        },
         Request::MarkBad(_) => refuse(rest(node), Refused::NotInTrial),
         Request::Forgive { root_hash } => forgive(node, root_hash),
         Request::Mend(blocks) => mend(node, blocks),
@@ -438,7 +447,7 @@ fn roll_back(node: Box<Node>, reason: String) -> Answer {
         };
         return refuse(rest(node), refused);
     }
-    let effects = rearm(&target, way, reason);
+    let effects = rearm(&node, &target, way, reason);
     Ok((
         State::RollingBack {
             node,
@@ -587,6 +596,7 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
                 job: Job::None,
             }
             | In::Settling { node }
+            | In::Watching { node }
             | In::Forgiving { node },
             Report::Ended { node: now, .. },
         ) => (rest(now.unwrap_or(node)), vec![]),
@@ -619,6 +629,7 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
             | In::Clearing { .. }
             | In::RollingBack { .. }
             | In::Marking { .. }
+            | In::Watching { .. }
             | In::Forgiving { .. }
             | In::Rebooting { .. }),
             Report::Refreshed(_) | Report::Resolved(_),

@@ -3,6 +3,7 @@
 
 use partition_layout::{BootEntry, RootHash, Slot, Version};
 
+use crate::machine::Complaint;
 use crate::records::{Barred, HistoryLine, Rollback, Trial};
 use crate::totals::Totals;
 
@@ -19,11 +20,36 @@ pub struct Node {
     pub floor: Option<Version>,
     pub barred: Vec<Barred>,
     pub trial: Option<Trial>,
+    /// Whether the health gate has found this boot healthy.
+    pub came_up: bool,
+    /// The release that was good last, if it boots no more and nobody was told.
+    pub gave_way: Option<GaveWay>,
     pub last_rollback: Option<Rollback>,
     /// What happened, oldest first.
     pub history: Vec<HistoryLine>,
     /// How often things happened, and what they took.
     pub totals: Totals,
+}
+
+/// A release that was good, boots no more, and has left the node to the other one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GaveWay {
+    pub version: Version,
+    pub root_hash: RootHash,
+    pub slot: Slot,
+    /// How often it was started in vain.
+    pub starts: u32,
+    pub complaint: Complaint,
+    pub often: Often,
+}
+
+/// How often a release has given way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Often {
+    /// What rots on a disk is not the image's fault: it may be staged again.
+    Once,
+    /// It had been made good again since.
+    Again,
 }
 
 /// The slot that runs.
@@ -40,9 +66,9 @@ pub struct Booted {
 /// How far the booted slot is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Its boot entry has no counter.
+    /// Its boot entry has no counter, or one of a watch.
     Good,
-    /// Its boot entry has a counter.
+    /// Its boot entry has another counter.
     Trial { left: u32, done: u32 },
     /// It failed its trial in this very boot, and stays up because nothing else boots.
     LastResort,
@@ -68,7 +94,7 @@ pub struct Spare {
 /// A slot in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotStatus {
-    /// Has passed its health gate, and boots without counting.
+    /// Has passed its health gate.
     Good,
     /// Runs, and its health gate has not spoken.
     Trial,
@@ -156,6 +182,28 @@ impl Node {
             SlotStatus::Good | SlotStatus::Armed | SlotStatus::Demoted => true,
             SlotStatus::Trial | SlotStatus::Bad | SlotStatus::Empty | SlotStatus::Unknown => false,
         }
+    }
+
+    /// Returns whether the boot loader may start the spare slot without anybody waiting for a
+    /// verdict: it was good, if only a last resort since.
+    pub const fn spare_boots_by_right(&self) -> bool {
+        match self.spare.status {
+            SlotStatus::Good | SlotStatus::Demoted => true,
+            SlotStatus::Trial
+            | SlotStatus::Armed
+            | SlotStatus::Bad
+            | SlotStatus::Empty
+            | SlotStatus::Unknown => false,
+        }
+    }
+
+    /// Returns whether the starts of the booted slot are to be counted: it is good, the boot
+    /// loader takes it first, and there is another one to give way to.
+    pub fn is_to_be_watched(&self) -> bool {
+        let newer = self.spare.held.as_ref();
+        let newer = newer.is_some_and(|(version, _)| *version > self.booted.version);
+        let comes_first = self.spare.status == SlotStatus::Demoted || !newer;
+        self.booted.standing == Standing::Good && self.spare_boots_by_right() && comes_first
     }
 
     /// Returns whether a restart after a bad verdict would lead to the booted slot again.

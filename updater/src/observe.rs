@@ -5,7 +5,7 @@ use std::io;
 use crate::derive::Observed;
 use crate::ports::{BootControl, Record, Records, Slots};
 use crate::pstore;
-use crate::records::{self, Trial};
+use crate::records::{self, LastGood, Trial};
 
 /// Why the node's state could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -21,16 +21,19 @@ pub enum ObserveError {
 /// Reads everything that the daemon's decisions rest on.
 pub fn observe(device: &(impl Slots + BootControl + Records)) -> Result<Observed, ObserveError> {
     let entries = |source| ObserveError::Entries { source };
+    let disk = device
+        .view()
+        .map_err(|source| ObserveError::Slots { source })?;
     let trial: Option<Trial> = records::recall(device, Record::Trial);
-    // Only the end of a trial asks for them.
-    let dumps = match &trial {
-        Some(_) => pstore::assemble(&device.dumps()),
-        None => vec![],
+    let last_good: Option<LastGood> = records::recall(device, Record::LastGood);
+    let was_left = |good: &LastGood| good.root_hash != disk.booted_root_hash;
+    // Only the end of a trial, or of a good release, asks for them.
+    let dumps = match trial.is_some() || last_good.as_ref().is_some_and(was_left) {
+        true => pstore::assemble(&device.dumps()),
+        false => vec![],
     };
     Ok(Observed {
-        disk: device
-            .view()
-            .map_err(|source| ObserveError::Slots { source })?,
+        disk,
         entries: device.entries().map_err(entries)?,
         temporary: device.has_temporary().map_err(entries)?,
         has_variables: device.has_variables(),
@@ -42,6 +45,7 @@ pub fn observe(device: &(impl Slots + BootControl + Records)) -> Result<Observed
             false
         }),
         trial,
+        last_good,
         dumps,
         boots: records::recall_boots(device),
         verdict: records::recall(device, Record::Verdict),

@@ -211,6 +211,7 @@ fn at_rest(state: &State) -> Result<&Node, Held> {
         | State::Clearing { .. }
         | State::RollingBack { .. }
         | State::Marking { .. }
+        | State::Watching { .. }
         | State::Forgiving { .. }
         | State::Rebooting { .. } => Err(Held::Busy(state.name())),
     }

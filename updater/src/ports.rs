@@ -479,6 +479,8 @@ pub trait BootControl: Send + Sync {
 pub enum Record {
     /// The trial that was armed, so that its end can be told.
     Trial,
+    /// The release that was good last, so that it can be told when it boots no more.
+    LastGood,
     /// The last rollback and its reason.
     LastRollback,
     /// The images that failed here.

@@ -11,7 +11,7 @@
 use jiff::{SignedDuration, Timestamp};
 use partition_layout::RootHash;
 
-use crate::records::Trial;
+use crate::records::{LastGood, Trial};
 
 /// How many dumps are looked at, the newest.
 const DUMPS: usize = 32;
@@ -24,6 +24,8 @@ const SLACK: SignedDuration = SignedDuration::from_secs(30);
 
 const FIRMWARE: &str = "dmesg-efi_pstore-";
 const PANIC: &str = "Kernel panic - not syncing: ";
+/// How PID 1 of the initrd begins its last words, before it ends and the kernel panics.
+const LAST_WORDS: &str = "bistable-init: cannot boot: ";
 
 /// A part of a dump, as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,11 +107,17 @@ impl Dump {
         format!("{}-{}", self.seconds, self.count)
     }
 
-    /// Returns why the kernel panicked, in its own words.
-    pub fn reason(&self) -> Option<&str> {
-        let line = self.text.lines().find(|line| line.contains(PANIC))?;
-        let (_, reason) = line.split_once(PANIC)?;
-        Some(reason.trim())
+    /// Returns why the kernel panicked, in its own words, and in those of the initrd if it gave up.
+    pub fn reason(&self) -> Option<String> {
+        let after = |words: &str| {
+            let found = self.text.lines().find_map(|line| line.split_once(words))?;
+            Some(found.1.trim())
+        };
+        let panic = after(PANIC)?;
+        Some(match after(LAST_WORDS) {
+            Some(words) => format!("{panic} ({words})"),
+            None => panic.to_owned(),
+        })
     }
 
     /// Returns the lines from the panic on, or else the last ones.
@@ -154,20 +162,49 @@ fn uptime(line: &str) -> Option<SignedDuration> {
     seconds.parse().ok().map(SignedDuration::from_secs)
 }
 
-/// Returns the panic that ended an attempt of `trial`: one that was not there
-/// when it was armed, of a boot that began later, and of no other image.
-/// The last attempt's, if there are several.
-pub fn panic_of<'a>(dumps: &'a [Dump], trial: &Trial) -> Option<&'a Dump> {
-    let is_new = |dump: &&Dump| !trial.older_dumps.contains(&dump.id());
+/// An image that may have panicked, and since when.
+#[derive(Debug, Clone, Copy)]
+pub struct Suspect<'a> {
+    root_hash: &'a RootHash,
+    since: Timestamp,
+    /// What was there already.
+    older: &'a [String],
+}
+
+impl<'a> From<&'a Trial> for Suspect<'a> {
+    fn from(trial: &'a Trial) -> Self {
+        Self {
+            root_hash: &trial.root_hash,
+            since: trial.armed_at,
+            older: &trial.older_dumps,
+        }
+    }
+}
+
+impl<'a> From<&'a LastGood> for Suspect<'a> {
+    fn from(good: &'a LastGood) -> Self {
+        Self {
+            root_hash: &good.root_hash,
+            since: good.when,
+            older: &good.older_dumps,
+        }
+    }
+}
+
+/// Returns the panic that ended a boot of `suspect`: one that was not there before, of a boot
+/// that began later, and of no other image. The last one, if there are several.
+pub fn panic_of<'a, 's>(dumps: &'a [Dump], suspect: impl Into<Suspect<'s>>) -> Option<&'a Dump> {
+    let suspect = suspect.into();
+    let is_new = |dump: &&Dump| !suspect.older.contains(&dump.id());
     let began_later = |dump: &Dump| {
         let began = dump.booted_at();
-        began.is_some_and(|began| began + SLACK >= trial.armed_at)
+        began.is_some_and(|began| began + SLACK >= suspect.since)
     };
     dumps
         .iter()
         .filter(is_new)
         .filter_map(|dump| match dump.image() {
-            Some(image) => (image == trial.root_hash).then_some((1, dump)),
+            Some(image) => (image == *suspect.root_hash).then_some((1, dump)),
             None => began_later(dump).then_some((0, dump)),
         })
         .max_by_key(|(named, dump)| (*named, dump.reason().is_some(), dump.seconds, dump.count))
@@ -268,13 +305,30 @@ mod tests {
             unreachable!("one file makes one dump")
         };
         let reason = "Attempted to kill init! exitcode=0x00000100";
-        assert_eq!(dump.reason(), Some(reason));
+        assert_eq!(dump.reason().as_deref(), Some(reason));
         assert_eq!(
             dump.lines(),
             [
                 format!("[    5.123456] Kernel panic - not syncing: {reason}"),
                 "[    5.123999] CPU: 0 PID: 1".to_owned()
             ]
+        );
+    }
+
+    #[test]
+    fn an_initrd_that_gave_up_is_told_with_its_own_words() {
+        let words = "<2>[    3.1] bistable-init: cannot boot: cannot mount the root file system: no; the kernel restarts\n";
+        let mut dump = panic(ARMED, 5, Some(2));
+        let place = dump.content.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        dump.content.splice(place..place, words.bytes());
+        let [dump] = &assemble(&[dump])[..] else {
+            unreachable!("one file makes one dump")
+        };
+        let reason = dump.reason().unwrap();
+        assert!(reason.starts_with("Attempted to kill init!"), "{reason}");
+        assert!(
+            reason.contains("(cannot mount the root file system: no"),
+            "{reason}"
         );
     }
 

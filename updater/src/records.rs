@@ -49,9 +49,46 @@ pub struct Trial {
     pub older_dumps: Vec<String>,
 }
 
-/// Why the node left a trial.
+/// The release that was good last, as it was when it had come up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastGood {
+    /// The boot in which it had come up.
+    pub boot_id: String,
+    pub when: Timestamp,
+    pub slot: Slot,
+    pub version: Version,
+    pub root_hash: RootHash,
+    /// The dumps of panics that were lying there.
+    #[serde(default)]
+    pub older_dumps: Vec<String>,
+}
+
+/// How the node came to leave a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Departure {
+    /// It failed its trial.
+    #[default]
+    Trial,
+    /// It had been good, and does not boot any more.
+    GaveWay,
+}
+
+impl Departure {
+    /// Returns the word on the bus and in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trial => "trial",
+            Self::GaveWay => "gave-way",
+        }
+    }
+}
+
+/// Why the node left a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
+    #[serde(default)]
+    pub kind: Departure,
     pub version: Version,
     pub root_hash: RootHash,
     /// The health check that failed; empty if none reported.

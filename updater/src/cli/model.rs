@@ -45,6 +45,7 @@ pub(super) struct Held {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct LastRollback {
+    pub(super) kind: String,
     pub(super) version: String,
     pub(super) root_hash: String,
     pub(super) check: Option<String>,
@@ -177,6 +178,7 @@ impl Status {
 impl LastRollback {
     fn read(fields: &Dictionary) -> Self {
         Self {
+            kind: fields.text("kind"),
             version: fields.text("version"),
             root_hash: fields.text("root_hash"),
             check: fields.some_text("check"),

@@ -103,15 +103,17 @@ fn last_rollback(lines: &mut Lines, rollback: &LastRollback) {
     let when = rollback
         .when
         .map_or_else(|| "at an unknown time".to_owned(), time);
+    // A release that was good has starts, and one on trial has tries.
+    let (what, from, one, more) = match rollback.kind.as_str() {
+        "gave-way" => ("gave way", "", "start", "starts"),
+        _ => ("rolled back", "from ", "try", "tries"),
+    };
     let tries = match rollback.tries {
         0 => String::new(),
-        1 => ", after 1 try".to_owned(),
-        tries => format!(", after {tries} tries"),
+        1 => format!(", after 1 {one}"),
+        tries => format!(", after {tries} {more}"),
     };
-    lines.row(
-        "rolled back",
-        &format!("from {} {when}{tries}", rollback.version),
-    );
+    lines.row(what, &format!("{from}{} {when}{tries}", rollback.version));
     lines.row("", &rollback.reason);
     for (what, name) in [("check", &rollback.check), ("unit", &rollback.unit)] {
         if let Some(name) = name {

@@ -93,6 +93,7 @@ pub(super) fn last_rollback(view: &View) -> Dictionary {
     HashMap::from([
         ("version", rollback.version.to_string().into()),
         ("root_hash", rollback.root_hash.to_string().into()),
+        ("kind", rollback.kind.as_str().into()),
         ("check", rollback.check.clone().into()),
         ("unit", rollback.unit.clone().into()),
         ("reason", rollback.reason.clone().into()),

@@ -50,6 +50,7 @@ fn seen(entries: &[&str]) -> Observed {
         boot_id: "now".to_owned(),
         settled: false,
         trial: None,
+        last_good: None,
         dumps: vec![],
         boots: vec![],
         verdict: None,
@@ -93,6 +94,7 @@ fn verdict(boot_id: &str) -> GateVerdict {
 
 fn told(armed_at: i64) -> Rollback {
     Rollback {
+        kind: Departure::Trial,
         version: version("3"),
         root_hash: hash(3),
         check: String::new(),
@@ -137,6 +139,19 @@ fn the_state_is_told_by_the_entries() {
         (&["2", "3+03"], "staged", SlotStatus::Armed),
         // No counter at all: part of no version of ours, so nobody's entry.
         (&["2", "4"], "idle", SlotStatus::Bad),
+        // On watch, from the first start to the last but one.
+        (&["2+15", "3+0"], "idle", SlotStatus::Demoted),
+        (&["2+1-14", "3"], "idle", SlotStatus::Good),
+        (&["2", "3+15"], "idle", SlotStatus::Good),
+        (&["2", "3+1-14"], "idle", SlotStatus::Good),
+        // On the last it is a trial again, and one that was started in vain so often is bad.
+        (&["2+0-15", "3"], "trial", SlotStatus::Good),
+        (&["2", "3+0-15"], "idle", SlotStatus::Bad),
+        (&["2+0-99", "3+0-15"], "trial", SlotStatus::Bad),
+        // The most tries that a trial has.
+        (&["2+9-1", "3"], "trial", SlotStatus::Good),
+        (&["2", "3+10"], "staged", SlotStatus::Armed),
+        (&["2+14-1", "3+3"], "staged", SlotStatus::Armed),
     ] {
         assert_eq!(state_of(entries), state, "{entries:?}");
         assert_eq!(derive(&seen(entries)).spare.status, spare, "{entries:?}");
@@ -424,6 +439,11 @@ fn a_trial_that_was_asked_for_once_is_barred_by_a_verdict_or_by_its_last_try_alo
     }
 }
 
+fn rename(seen: &mut Observed, from: &BootEntry, to: BootEntry) {
+    let found = seen.entries.iter_mut().find(|entry| *entry == from);
+    *found.expect("the entry is there") = to;
+}
+
 /// Does to what was seen what the hands do to the node.
 fn apply(seen: &mut Observed, effects: &[Effect]) {
     for effect in effects {
@@ -457,6 +477,15 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
                 seen.barred.retain(|barred| barred.root_hash != *root_hash);
             }
             Effect::RaiseFloor { version } => seen.floor = Some(version.clone()),
+            Effect::RecordGood {
+                version, root_hash, ..
+            } => {
+                seen.last_good = Some(good(version.as_str(), *root_hash));
+            }
+            Effect::Bless { entry } => rename(seen, entry, BootEntry::good(entry.version.clone())),
+            Effect::Watch { entry } => {
+                rename(seen, entry, BootEntry::watched(entry.version.clone()));
+            }
             Effect::ForgetTrial => seen.trial = None,
             Effect::MarkSettled => seen.settled = true,
             Effect::Remember(_) | Effect::Announce(_) => {}
@@ -481,7 +510,6 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
             | Effect::PutBack { .. }
             | Effect::AskFor { .. }
             | Effect::Demote { .. }
-            | Effect::Bless { .. }
             | Effect::RemoveBooted { .. }
             | Effect::Reboot(_) => panic!("settling does not {}", effect.name()),
         }
@@ -489,7 +517,14 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
 }
 
 fn every_combination(mut look: impl FnMut(Observed)) {
-    let booted = [None, Some("2"), Some("2+2-1"), Some("2+0-3"), Some("2+0")];
+    let booted = [
+        None,
+        Some("2"),
+        Some("2+14-1"),
+        Some("2+2-1"),
+        Some("2+0-3"),
+        Some("2+0"),
+    ];
     let spare = [
         None,
         Some("3"),
@@ -497,6 +532,7 @@ fn every_combination(mut look: impl FnMut(Observed)) {
         Some("3+2-1"),
         Some("3+0-3"),
         Some("3+0"),
+        Some("3+14-1"),
     ];
     let contents = [
         SlotContent::Empty,
@@ -540,13 +576,20 @@ fn every_combination(mut look: impl FnMut(Observed)) {
                 .iter()
                 .flat_map(|verdict| tellings.iter().map(move |told| (verdict, told)))
             {
-                for (temporary, barred) in [(false, false), (true, false), (false, true)] {
+                for (temporary, barred, last) in [
+                    (false, false, None),
+                    (true, false, None),
+                    (false, true, None),
+                    (false, false, Some(2)),
+                    (false, false, Some(3)),
+                ] {
                     let mut seen = seen(&names);
                     seen.disk.b.as_mut().unwrap().content = content.clone();
                     seen.trial.clone_from(trial);
                     seen.verdict.clone_from(verdict);
                     seen.last_rollback.clone_from(told);
                     seen.temporary = temporary;
+                    seen.last_good = last.map(|number| good(&number.to_string(), hash(number)));
                     if barred {
                         seen.barred.push(Barred {
                             root_hash: hash(3),
@@ -574,6 +617,20 @@ fn settling_writes_only_beside_a_good_slot_and_is_done_the_first_time() {
                 assert_eq!(node.booted.standing, Standing::Good, "{}", context());
                 // What boots by right stays, unless its trial was left.
                 assert_ne!(node.spare.status, SlotStatus::Good, "{}", context());
+                let own = seen.entries.iter().filter(|it| it.version == version("2"));
+                let place = effects.iter().position(|it| it == effect);
+                let ended = |it: &&BootEntry| {
+                    let bless = Effect::Bless {
+                        entry: (*it).clone(),
+                    };
+                    effects.iter().position(|effect| *effect == bless) < place
+                };
+                assert!(
+                    own.filter(|it| it.counter.is_some())
+                        .all(|it| ended(&it) && it.is_good()),
+                    "{}",
+                    context()
+                );
                 if node.spare.status == SlotStatus::Demoted {
                     assert!(seen.verdict.is_some() || seen.last_rollback.is_some());
                 }
@@ -591,7 +648,7 @@ fn settling_writes_only_beside_a_good_slot_and_is_done_the_first_time() {
             .filter(|it| matches!(it, Effect::RecordRollback(_)))
             .count();
         assert!(blames <= 1, "{}", context());
-        if blames == 1 {
+        if blames == 1 && node.gave_way.is_none() {
             assert!(
                 seen.trial
                     .as_ref()
@@ -615,8 +672,207 @@ fn settling_writes_only_beside_a_good_slot_and_is_done_the_first_time() {
         assert_eq!(again, [], "{}", context());
         // A verdict, or the last of several tries; what was started once may be innocent.
         let several = |it: &Trial| it.way == Way::Order;
+        let came_true = derive(&after);
+        assert!(
+            came_true.gave_way.is_none() || came_true.booted.standing != Standing::Good,
+            "{}",
+            context()
+        );
+        let is_alone = !came_true.spare_boots_by_right();
+        if node.booted.standing == Standing::Good && is_alone {
+            let entry = came_true.booted.entry.as_ref();
+            assert!(
+                entry.is_some_and(|it| it.counter.is_none()),
+                "{}",
+                context()
+            );
+        }
         if blames == 1 && seen.trial.as_ref().is_some_and(several) {
             assert!(derive(&after).barred(&hash(3)).is_some(), "{}", context());
         }
     });
+}
+
+fn good(name: &str, root_hash: RootHash) -> LastGood {
+    LastGood {
+        boot_id: "came-up".to_owned(),
+        when: when(100),
+        slot: SPARE,
+        version: version(name),
+        root_hash,
+        older_dumps: vec![],
+    }
+}
+
+/// Release 3 was good last, and release 2 runs.
+fn left_by_good(entries: &[&str]) -> Observed {
+    let mut seen = seen(entries);
+    seen.last_good = Some(good("3", hash(3)));
+    seen
+}
+
+#[test]
+fn a_good_release_that_boots_no_more_is_told_by_what_the_disk_has_of_it() {
+    let empty = SlotContent::Empty;
+    for (entries, content, expected) in [
+        (
+            &["2", "3+0-15"] as &[&str],
+            None,
+            Some("started 15 times without coming up"),
+        ),
+        (&["2", "3+0-16"], None, Some("started 16 times")),
+        (&["2"], None, Some("its kernel image has gone")),
+        (
+            &["2"],
+            Some(empty.clone()),
+            Some("its slot does not hold it"),
+        ),
+        (
+            &["2", "3+0-15"],
+            Some(empty),
+            Some("its slot does not hold it"),
+        ),
+        // It boots, or would: somebody has chosen this one.
+        (&["2", "3"], None, None),
+        (&["2", "3+4-11"], None, None),
+        (&["2", "3+0"], None, None),
+        // Nothing is told, nor cleared, before the running one is good.
+        (&["2+0-1", "3+0-15"], None, None),
+        (&["2+2-1", "3+0-15"], None, None),
+    ] {
+        let mut seen = left_by_good(entries);
+        if let Some(content) = content {
+            seen.disk.b.as_mut().unwrap().content = content;
+        }
+        let effects = settle(&seen, &derive(&seen));
+        let reason = reason_of(&effects);
+        let context = format!("{entries:?}: {effects:?}");
+        match expected {
+            Some(part) => {
+                assert!(
+                    reason.is_some_and(|reason| reason.contains(part)),
+                    "{context}"
+                );
+                assert!(
+                    !effects.iter().any(|it| matches!(it, Effect::Bar { .. })),
+                    "{context}"
+                );
+            }
+            None => assert_eq!(reason, None, "{context}"),
+        }
+    }
+}
+
+#[test]
+fn what_ended_a_good_release_is_told_from_what_it_left_behind() {
+    let mut seen = left_by_good(&["2", "3+0-15"]);
+    seen.dumps = panic_of_release_3();
+    let complaint = complaint_of(&seen);
+    assert_eq!(complaint.panic, "Attempted to kill init!");
+    assert!(
+        complaint
+            .reason
+            .ends_with("the kernel panicked: Attempted to kill init!")
+    );
+    // It has panicked once, long ago, and came up after that.
+    seen.last_good.as_mut().unwrap().older_dumps = seen.dumps.iter().map(Dump::id).collect();
+    assert_eq!(complaint_of(&seen).panic, "");
+    seen.last_good.as_mut().unwrap().boot_id = "0-1d".to_owned();
+    for (boots, expected) in [
+        (&["01d 3"] as &[&str], "never reached userspace"),
+        (&["01d 3", "f00 3"], "it reached userspace"),
+    ] {
+        seen.boots = boots.iter().filter_map(|line| Boot::parse(line)).collect();
+        let reason = complaint_of(&seen).reason;
+        assert!(reason.ends_with(expected), "{reason}");
+    }
+}
+
+#[test]
+fn an_image_is_barred_when_it_gives_way_after_it_had_been_made_good_again() {
+    use Happened::{Forgiven, GaveWay, Good, Staged};
+    for (history, barred) in [
+        (&[] as &[Happened], false),
+        (&[Good], false),
+        // The telling was cut short, and comes again.
+        (&[Good, GaveWay], false),
+        (&[Good, GaveWay, Staged], false),
+        (&[Good, GaveWay, Staged, Good], true),
+        (&[Good, GaveWay, Good, GaveWay], true),
+        (&[Good, GaveWay, Good, GaveWay, Forgiven, Good], false),
+    ] {
+        let mut seen = left_by_good(&["2", "3+0-15"]);
+        let line = |event: &Happened, byte| HistoryLine {
+            when: when(1),
+            event: *event,
+            version: None,
+            root_hash: Some(hash(byte)),
+            slot: None,
+            message: String::new(),
+            by: None,
+            error: None,
+            cost: crate::history::Cost::default(),
+        };
+        // What another image did is not this one's.
+        let others = [line(&GaveWay, 2), line(&Good, 2)];
+        seen.history = history
+            .iter()
+            .map(|event| line(event, 3))
+            .chain(others)
+            .collect();
+        let effects = settle(&seen, &derive(&seen));
+        let bars = effects.iter().any(|it| matches!(it, Effect::Bar { .. }));
+        assert_eq!(bars, barred, "{history:?}");
+    }
+}
+
+#[test]
+fn a_good_slot_is_watched_while_it_comes_first_and_the_other_boots_by_right() {
+    let pass = |boot_id: &str| GateVerdict {
+        root_hash: hash(2),
+        verdict: Passed::Pass,
+        ..verdict(boot_id)
+    };
+    let watch = |name: &str| Effect::Watch { entry: entry(name) };
+    let bless = |name: &str| Effect::Bless { entry: entry(name) };
+    for (entries, held, boot, expected) in [
+        // The boot has come up.
+        (&["2", "1"] as &[&str], "1", "now", vec![watch("2")]),
+        (&["2+14-1", "1"], "1", "now", vec![watch("2+14-1")]),
+        (&["2+15", "1"], "1", "now", vec![]),
+        (&["2+14-1", "3+0"], "3", "now", vec![watch("2+14-1")]),
+        // What it would give way to is never counted.
+        (
+            &["2+14-1", "1+15"],
+            "1",
+            "now",
+            vec![bless("1+15"), watch("2+14-1")],
+        ),
+        // It has not, or another one did.
+        (&["2+14-1", "1"], "1", "old", vec![]),
+        (&["2", "1"], "1", "old", vec![]),
+        // The boot loader takes the other one first.
+        (&["2", "3"], "3", "now", vec![]),
+        (&["2", "3+15"], "3", "now", vec![]),
+        (&["2+14-1", "3"], "3", "old", vec![bless("2+14-1")]),
+        // There is nothing to give way to: at once, not when the boot has come up.
+        (&["2+14-1"], "1", "old", vec![bless("2+14-1")]),
+        (&["2+14-1", "1+0-3"], "1", "old", vec![bless("2+14-1")]),
+        (&["2+14-1", "3+3"], "3", "old", vec![bless("2+14-1")]),
+        (&["2+14-1", "1+3"], "1", "now", vec![bless("2+14-1")]),
+    ] {
+        let mut seen = seen(entries);
+        let number = held.parse().unwrap();
+        seen.disk.b.as_mut().unwrap().content = SlotContent::Holds {
+            version: version(held),
+            root_hash: hash(number),
+        };
+        seen.verdict = Some(pass(boot));
+        let effects = settle(&seen, &derive(&seen));
+        let names: Vec<_> = effects
+            .into_iter()
+            .filter(|it| matches!(it, Effect::Watch { .. } | Effect::Bless { .. }))
+            .collect();
+        assert_eq!(names, expected, "{entries:?} {boot}");
+    }
 }

@@ -28,6 +28,7 @@ impl RecordFolder {
     fn path(&self, record: Record) -> PathBuf {
         self.folder.join(match record {
             Record::Trial => "trial.json",
+            Record::LastGood => "last-good.json",
             Record::LastRollback => "last-rollback.json",
             Record::Barred => "barred.json",
             Record::Floor => "floor",

@@ -5,7 +5,7 @@ use super::words::{Complaint, Outcome};
 use crate::names::ErrorName;
 use crate::node::Way;
 use crate::ports::{DiskQueue, Restart};
-use crate::records::Happened;
+use crate::records::{Departure, Happened};
 
 /// One thing to do. The hands do a list of them in order and stop at the first
 /// that fails, but for notes ([`Effect::is_note`]), whose failure is told and
@@ -115,6 +115,10 @@ pub enum Effect {
     Bless {
         entry: BootEntry,
     },
+    /// Gives the entry of a good release the whole counter of a watch.
+    Watch {
+        entry: BootEntry,
+    },
     /// Removes the booted slot's entry.
     RemoveBooted {
         version: Version,
@@ -124,6 +128,11 @@ pub enum Effect {
     Announce(String),
 
     // for the hands: records
+    RecordGood {
+        slot: Slot,
+        version: Version,
+        root_hash: RootHash,
+    },
     RecordRollback(Blame),
     Bar {
         version: Version,
@@ -145,6 +154,7 @@ pub enum Effect {
 /// A rollback, but for the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blame {
+    pub kind: Departure,
     pub version: Version,
     pub root_hash: RootHash,
     pub complaint: Complaint,
@@ -168,7 +178,8 @@ impl Effect {
     /// Returns whether it only writes down what happened.
     pub const fn is_note(&self) -> bool {
         match self {
-            Self::RecordRollback(_)
+            Self::RecordGood { .. }
+            | Self::RecordRollback(_)
             | Self::Bar { .. }
             | Self::RaiseFloor { .. }
             | Self::Remember(_)
@@ -198,6 +209,7 @@ impl Effect {
             | Self::AskFor { .. }
             | Self::Demote { .. }
             | Self::Bless { .. }
+            | Self::Watch { .. }
             | Self::RemoveBooted { .. }
             | Self::Forgive { .. }
             | Self::Reboot(_) => false,
@@ -241,9 +253,11 @@ impl Effect {
             | Self::AskFor { .. }
             | Self::Demote { .. }
             | Self::Bless { .. }
+            | Self::Watch { .. }
             | Self::RemoveBooted { .. }
             | Self::MarkSettled
             | Self::Announce(_)
+            | Self::RecordGood { .. }
             | Self::RecordRollback(_)
             | Self::Bar { .. }
             | Self::Forgive { .. }
@@ -278,9 +292,11 @@ impl Effect {
             | Self::EndJob(_)
             | Self::Demote { .. }
             | Self::Bless { .. }
+            | Self::Watch { .. }
             | Self::RemoveBooted { .. }
             | Self::MarkSettled
             | Self::Announce(_)
+            | Self::RecordGood { .. }
             | Self::RecordRollback(_)
             | Self::Bar { .. }
             | Self::Forgive { .. }
@@ -316,9 +332,11 @@ impl Effect {
             Self::AskFor { .. } => "ask-for",
             Self::Demote { .. } => "demote",
             Self::Bless { .. } => "bless",
+            Self::Watch { .. } => "watch",
             Self::RemoveBooted { .. } => "remove-booted",
             Self::MarkSettled => "mark-settled",
             Self::Announce(_) => "announce",
+            Self::RecordGood { .. } => "record-good",
             Self::RecordRollback(_) => "record-rollback",
             Self::Bar { .. } => "bar",
             Self::Forgive { .. } => "forgive",

@@ -1,14 +1,14 @@
 //! Generated histories: whatever is asked for, and whatever the hands report.
 
 use jiff::Timestamp;
-use partition_layout::{Architecture, BootEntry, Counter, RootHash, Slot, Version};
+use partition_layout::{Architecture, BootEntry, Counter, RootHash, Slot, Version, WATCHED_STARTS};
 use proptest::prelude::*;
 use release::{Blob, Blobs, COMPATIBLE, Channel, ChannelName, Digest, Release, Salt, Verity};
 
 use super::*;
 use crate::admit::{Ask, Force};
 use crate::names::ErrorName;
-use crate::node::{Booted, Spare};
+use crate::node::{Booted, GaveWay, Often, Spare};
 use crate::ports::{Offer, Restart};
 use crate::records::Barred;
 
@@ -77,13 +77,16 @@ prop_compose! {
         ],
         older: bool,
         has_variables: bool,
+        watched in prop::option::of(0..WATCHED_STARTS),
+        came_up: bool,
+        gave_way: bool,
         floor in prop::option::of(1_u8..6),
         barred in prop::option::of(1_u8..8),
     ) -> Box<Node> {
         // The spare's release is newer than the booted one, or older.
         let spare = if older { number.saturating_sub(1) } else { spare };
         let own = match standing {
-            Standing::Good => Some(entry(number, None)),
+            Standing::Good => Some(entry(number, watched.map(|done| (WATCHED_STARTS - done, done)))),
             Standing::Trial { left, done } => Some(entry(number, Some((left, done)))),
             Standing::LastResort => Some(entry(number, Some((0, 1)))),
             Standing::Condemned => None,
@@ -119,6 +122,15 @@ prop_compose! {
                 .into_iter()
                 .collect(),
             trial: None,
+            came_up,
+            gave_way: (gave_way && !boots).then(|| GaveWay {
+                version: version(9),
+                root_hash: hash(9),
+                slot: BOOTED.other(),
+                starts: 1,
+                complaint: Complaint::default(),
+                often: Often::Once,
+            }),
             last_rollback: None,
             history: vec![],
             totals: crate::totals::Totals::default(),
@@ -276,9 +288,11 @@ fn rank(effect: &Effect) -> Option<u32> {
         | Effect::AskFor { .. }
         | Effect::Demote { .. }
         | Effect::Bless { .. }
+        | Effect::Watch { .. }
         | Effect::RemoveBooted { .. }
         | Effect::MarkSettled
         | Effect::Announce(_)
+        | Effect::RecordGood { .. }
         | Effect::RecordRollback(_)
         | Effect::Bar { .. }
         | Effect::Forgive { .. }
@@ -314,9 +328,11 @@ fn target(effect: &Effect) -> Option<Slot> {
         | Effect::AskFor { .. }
         | Effect::Demote { .. }
         | Effect::Bless { .. }
+        | Effect::Watch { .. }
         | Effect::RemoveBooted { .. }
         | Effect::MarkSettled
         | Effect::Announce(_)
+        | Effect::RecordGood { .. }
         | Effect::RecordRollback(_)
         | Effect::Bar { .. }
         | Effect::Forgive { .. }
@@ -327,7 +343,29 @@ fn target(effect: &Effect) -> Option<Slot> {
     }
 }
 
+/// A counted name may be torn by the firmware, so of two good slots at most the first may have
+/// one, and only while the other boots whatever becomes of it.
+fn check_watch(node: &Node, order: &[Effect]) {
+    let own = node.booted.entry.as_ref();
+    let mut watched =
+        own.is_some_and(|entry| node.booted.standing == Standing::Good && entry.is_watched());
+    let mut by_right = node.spare_boots_by_right();
+    for effect in order {
+        if let Effect::Bless { entry } | Effect::Watch { entry } = effect
+            && Some(entry) == own
+        {
+            watched = matches!(effect, Effect::Watch { .. });
+        } else if matches!(effect, Effect::Demote { entry } if Some(entry) != own) {
+            by_right = true;
+        } else if let Effect::Disarm { .. } | Effect::Rearm { .. } | Effect::Arm { .. } = effect {
+            by_right = false;
+        }
+        assert!(by_right || !watched, "{effect:?} in {order:?}");
+    }
+}
+
 fn check_order(node: &Node, order: &[Effect]) {
+    check_watch(node, order);
     for effect in order {
         if let Some(slot) = target(effect) {
             assert_ne!(slot, node.booted.slot, "{effect:?}");
@@ -394,6 +432,7 @@ const fn has_job(state: &State) -> bool {
         | State::LastResort { .. }
         | State::Condemned { .. }
         | State::Marking { job: Job::None, .. }
+        | State::Watching { .. }
         | State::Forgiving { .. }
         | State::Rebooting { .. } => false,
     }
@@ -414,6 +453,7 @@ const fn rests(state: &State) -> bool {
         | State::Clearing { .. }
         | State::RollingBack { .. }
         | State::Marking { .. }
+        | State::Watching { .. }
         | State::Forgiving { .. }
         | State::Rebooting { .. } => false,
     }

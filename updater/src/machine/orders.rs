@@ -4,9 +4,10 @@ use partition_layout::{RootHash, Version};
 use release::Release;
 
 use super::effect::{Blame, Effect, Note};
+use super::watch::{end_watch, record_good, spare_unwatched, tell_departure};
 use super::words::{Complaint, Outcome, Target};
 use crate::node::{Node, SlotStatus, Standing, Way};
-use crate::records::Happened;
+use crate::records::{Departure, Happened};
 
 /// The fewest tries of a trial that a one-shot wish starts. It is started once,
 /// and must have one left while it runs: when it is good, the newer release
@@ -28,11 +29,18 @@ pub(super) fn bless(node: &Node) -> Vec<Effect> {
         });
     }
     if let Some(entry) = &node.booted.entry {
-        effects.push(Effect::Bless {
-            entry: entry.clone(),
-        });
+        let entry = entry.clone();
+        if node.spare_boots_by_right() {
+            effects.extend(spare_unwatched(node));
+            effects.push(Effect::Watch { entry });
+        } else {
+            effects.push(Effect::Bless { entry });
+        }
     }
     effects.extend(blessed(node));
+    if let Some(gone) = &node.gave_way {
+        effects.extend(tell_departure(node, gone));
+    }
     effects
 }
 
@@ -49,12 +57,11 @@ pub(crate) fn blessed(node: &Node) -> Vec<Effect> {
         message: String::new(),
         error: None,
     };
-    let mut effects = vec![
-        Effect::RaiseFloor { version },
-        Effect::Remember(note),
-        Effect::ForgetTrial,
-        Effect::MarkSettled,
-    ];
+    let mut effects = vec![Effect::RaiseFloor { version }, Effect::Remember(note)];
+    if node.gave_way.is_none() {
+        effects.push(record_good(node));
+    }
+    effects.extend([Effect::ForgetTrial, Effect::MarkSettled]);
     if node.barred(&root_hash).is_some() {
         // It failed before, was staged by force, and has proved itself now.
         effects.push(Effect::Forgive { root_hash });
@@ -98,6 +105,7 @@ pub(super) fn condemn(node: &Node, complaint: Complaint) -> Vec<Effect> {
         .as_ref()
         .filter(|trial| trial.root_hash == root_hash);
     effects.push(Effect::RecordRollback(Blame {
+        kind: Departure::Trial,
         version: version.clone(),
         root_hash,
         complaint: complaint.clone(),
@@ -133,10 +141,10 @@ pub(super) fn stage(node: &Node, release: Release, tries: u32, way: Way) -> Vec<
     let release = Box::new(release);
     // The note of what the slot held goes before the slot does: a cut would make
     // it pass for a trial that was left, and bar an image that was never started.
+    let mut effects = give_up_spare(node);
     // Disarm first and arm last: a power cut in between leaves the spare slot
     // unbootable, never half-written and bootable.
-    vec![
-        Effect::ForgetTrial,
+    effects.extend([
         Effect::Disarm {
             spare,
             booted: node.booted.version.clone(),
@@ -182,7 +190,20 @@ pub(super) fn stage(node: &Node, release: Release, tries: u32, way: Way) -> Vec<
             message: String::new(),
             error: None,
         }),
-    ]
+    ]);
+    effects
+}
+
+/// What the spare slot held is not what the node gives way to from here on, nor what it
+/// has left.
+fn give_up_spare(node: &Node) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    if node.booted.standing == Standing::Good {
+        effects.push(record_good(node));
+    }
+    effects.push(Effect::ForgetTrial);
+    effects.extend(end_watch(node));
+    effects
 }
 
 pub(super) fn clear_stage(
@@ -195,6 +216,7 @@ pub(super) fn clear_stage(
     // Somebody has meddled with the entries if the booted slot is not good any
     // more: then nothing is written. The stage began with a disarm in any case.
     if node.may_write_spare() {
+        effects.extend(end_watch(node));
         effects.push(Effect::Disarm {
             spare: node.spare.slot,
             booted: node.booted.version.clone(),
@@ -222,7 +244,7 @@ pub(super) fn clear_stage(
 }
 
 /// A slot that was good once gets its tries back.
-pub(super) fn rearm(target: &Target, way: Way, reason: String) -> Vec<Effect> {
+pub(super) fn rearm(node: &Node, target: &Target, way: Way, reason: String) -> Vec<Effect> {
     let Target {
         slot: spare,
         version,
@@ -230,8 +252,9 @@ pub(super) fn rearm(target: &Target, way: Way, reason: String) -> Vec<Effect> {
         entry,
     } = target.clone();
     let tries = ONE_SHOT_TRIES;
-    vec![
-        Effect::CheckWhole { spare, root_hash },
+    let mut effects = vec![Effect::CheckWhole { spare, root_hash }];
+    effects.extend(give_up_spare(node));
+    effects.extend([
         Effect::RecordTrial {
             spare,
             version: version.clone(),
@@ -248,5 +271,6 @@ pub(super) fn rearm(target: &Target, way: Way, reason: String) -> Vec<Effect> {
             message: reason,
             error: None,
         }),
-    ]
+    ]);
+    effects
 }

@@ -50,6 +50,8 @@ pub enum State {
     },
     /// Ends a trial.
     Marking { node: Box<Node>, job: Job },
+    /// Begins, renews or ends the watch on the booted slot, which is good.
+    Watching { node: Box<Node> },
     /// Takes an image off the list of those that failed.
     Forgiving { node: Box<Node> },
     /// Goes down.
@@ -204,6 +206,7 @@ impl State {
             | Self::Clearing { node, .. }
             | Self::RollingBack { node, .. }
             | Self::Marking { node, .. }
+            | Self::Watching { node }
             | Self::Forgiving { node }
             | Self::Rebooting { node } => node,
         }
@@ -225,6 +228,7 @@ impl State {
             | Self::Condemned { .. }
             | Self::Clearing { .. }
             | Self::Marking { .. }
+            | Self::Watching { .. }
             | Self::Forgiving { .. }
             | Self::Rebooting { .. } => None,
         }
@@ -260,7 +264,7 @@ impl State {
             | Self::Staging { .. }
             | Self::RollingBack { .. } => "staging",
             Self::Clearing { .. } => "clearing",
-            Self::Forgiving { node } => rest(node.clone()).name(),
+            Self::Watching { node } | Self::Forgiving { node } => rest(node.clone()).name(),
             Self::Rebooting { .. } => "rebooting",
         }
     }

@@ -164,7 +164,10 @@ fn view(check: &str) -> View {
             when: when(5),
         }],
         trial: None,
+        came_up: false,
+        gave_way: None,
         last_rollback: Some(Rollback {
+            kind: crate::records::Departure::Trial,
             version: version("1.1"),
             root_hash: hash(2),
             check: check.to_owned(),

@@ -41,6 +41,8 @@ fn node() -> Node {
         floor: Some(version("1.1")),
         barred: vec![],
         trial: None,
+        came_up: false,
+        gave_way: None,
         last_rollback: None,
         history: vec![],
         totals: Totals::default(),

@@ -4,6 +4,8 @@
 use partition_layout::{Slot, Version};
 use release::Release;
 use updater::machine::{Outcome, Request};
+use updater::ports::Part;
+use updater::records::Departure;
 
 use super::fake::{FakeNode, Image, TornCount, Trouble};
 use super::gate::{Daemon, bad, outcome, stage};
@@ -11,14 +13,15 @@ use super::network::{FakeRepository, Lie, Which, image, version};
 
 const BLOCKS: usize = 300;
 
-struct Stand {
+/// A node with a repository of four releases, which runs the first.
+pub(super) struct Stand {
     releases: Vec<(Release, Image)>,
-    repository: FakeRepository,
-    node: FakeNode,
+    pub(super) repository: FakeRepository,
+    pub(super) node: FakeNode,
 }
 
 impl Stand {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let releases: Vec<_> = (1..=4)
             .map(|number: u8| image(&number.to_string(), number, BLOCKS))
             .collect();
@@ -31,11 +34,11 @@ impl Stand {
         }
     }
 
-    fn images(&self) -> Vec<&Image> {
+    pub(super) fn images(&self) -> Vec<&Image> {
         self.releases.iter().map(|(_, image)| image).collect()
     }
 
-    async fn stage(&self, name: &str) {
+    pub(super) async fn stage(&self, name: &str) {
         let daemon = Daemon::start(&self.node, &self.repository).await;
         assert_eq!(daemon.stage(name).await, Outcome::Done);
         daemon.stop().await;
@@ -47,7 +50,7 @@ impl Stand {
         assert_eq!(self.node.power_cycle(&self.images()).1, version(name));
     }
 
-    async fn update_to(&self, name: &str) {
+    pub(super) async fn update_to(&self, name: &str) {
         self.try_out(name).await;
         let daemon = Daemon::start(&self.node, &self.repository).await;
         daemon.handle.request(Request::MarkGood).await.unwrap();
@@ -56,7 +59,7 @@ impl Stand {
 
     /// Cuts the power after every operation of `act`, and looks at what is left.
     /// Tells what ran after each cut, in the order of the cuts.
-    async fn cut_everywhere(&self, act: impl AsyncFn(&Daemon)) -> Vec<Version> {
+    pub(super) async fn cut_everywhere(&self, act: impl AsyncFn(&Daemon)) -> Vec<Version> {
         let whole = self.node.twin();
         let operations = {
             let daemon = Daemon::start(&whole, &self.repository).await;
@@ -84,6 +87,7 @@ impl Stand {
         let images = self.images();
         let context = || format!("{trouble:?} after {:?}", node.operation_kinds().last());
         assert_eq!(node.armed_but_broken(&images), None, "{}", context());
+        assert_eq!(node.watched_alone(&images), None, "{}", context());
         assert!(
             node.boots_properly(&images),
             "{}: {:?}",
@@ -106,6 +110,7 @@ impl Stand {
         );
         daemon.stop().await;
         assert_eq!(node.armed_but_broken(&images), None, "{context}");
+        assert_eq!(node.watched_alone(&images), None, "{context}");
         assert_eq!(
             node.power_cycle(&images).1,
             super::network::version("4"),
@@ -235,6 +240,72 @@ async fn while_an_older_release_is_marked_good() {
         ran.iter().skip(first).all(|it| *it == version("1")),
         "{ran:?}"
     );
+}
+
+#[tokio::test]
+async fn while_the_watch_on_a_good_slot_is_renewed() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    stand.node.power_cycle(&stand.images());
+    assert!(
+        stand
+            .node
+            .entry_names()
+            .contains(&"bistable_2+14-1.efi".to_owned())
+    );
+    let ran = stand
+        .cut_everywhere(async |daemon| {
+            drop(daemon.handle.request(Request::MarkGood).await);
+        })
+        .await;
+    assert!(ran.iter().all(|it| *it == version("2")), "{ran:?}");
+}
+
+#[tokio::test]
+async fn while_the_boot_loader_counts_a_start_of_a_good_slot() {
+    for torn in [TornCount::Empty, TornCount::Shared] {
+        let stand = Stand::new();
+        stand.update_to("2").await;
+        stand.node.cut_the_count(torn, &stand.images());
+        let ran = stand.look_at(&stand.node, Trouble::None).await;
+        assert_eq!(ran, version("2"), "{torn:?}");
+    }
+}
+
+#[tokio::test]
+async fn while_it_is_told_that_a_good_release_gave_way() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    stand
+        .node
+        .alter(Slot::B, Part::Root, |root| root[4096] ^= 1);
+    let booted = stand.node.power_cycle(&stand.images());
+    assert_eq!(booted, (Slot::A, version("1")));
+    let node = stand.node.twin();
+    node.expect(Trouble::None);
+    Daemon::start(&node, &stand.repository).await.stop().await;
+    let operations = node.operations();
+    assert!(operations > 10, "only {operations} operations");
+    for cut in 0..=operations {
+        let node = stand.node.twin();
+        node.expect(Trouble::Cut(cut));
+        // Without power there may be nothing to start on.
+        if let Ok(daemon) = Daemon::try_start(&node, &stand.repository).await {
+            daemon.stop().await;
+        }
+        node.power_cycle(&stand.images());
+        let daemon = Daemon::start(&node, &stand.repository).await;
+        let seen = daemon.handle.view().node.clone();
+        let told = seen.last_rollback.unwrap();
+        assert_eq!(
+            (told.kind, told.version),
+            (Departure::GaveWay, version("2")),
+            "cut after {cut}"
+        );
+        assert!(seen.barred.is_empty(), "cut after {cut}");
+        daemon.stop().await;
+        stand.look_at(&node, Trouble::Cut(cut)).await;
+    }
 }
 
 #[tokio::test]

@@ -121,6 +121,7 @@ fn index(slot: Slot) -> usize {
 fn record_name(record: Record) -> &'static str {
     match record {
         Record::Trial => "trial",
+        Record::LastGood => "last-good",
         Record::LastRollback => "last-rollback",
         Record::Barred => "barred",
         Record::Floor => "floor",
@@ -344,6 +345,33 @@ impl FakeNode {
             });
             (!whole).then(|| name.clone())
         })
+    }
+
+    /// Names an entry on watch beside which no other boots whatever becomes of it: none, if all
+    /// is well. The firmware may tear the name of what it counts.
+    pub(crate) fn watched_alone(&self, images: &[&Image]) -> Option<String> {
+        let world = self.world();
+        let entries: Vec<_> = world.esp.entries().collect();
+        let parse = |name: &str| BootEntry::parse_file_name(name).unwrap();
+        let by_right = |name: &str, uki: Option<&[u8]>| {
+            let counter = parse(name).counter;
+            let image = images.iter().find(|image| uki == Some(&image.uki));
+            counter.is_none_or(|counter| (counter.left, counter.done) == (0, 0))
+                && image.is_some_and(|image| world.slot_of(image).is_some())
+        };
+        let mut watched = entries.iter().filter(|(name, _)| parse(name).is_watched());
+        let alone = watched.find(|(name, _)| {
+            let version = parse(name).version;
+            !entries
+                .iter()
+                .any(|(other, uki)| parse(other).version != version && by_right(other, *uki))
+        });
+        alone.map(|(name, _)| (*name).clone())
+    }
+
+    /// Takes an entry and its kernel image away behind everybody's back.
+    pub(crate) fn lose_entry(&self, name: &str) {
+        self.world().esp.unlink(name);
     }
 
     /// Whether some entry that is no last resort leads to a whole image.

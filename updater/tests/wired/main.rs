@@ -40,4 +40,6 @@ mod stages;
 #[cfg(test)]
 mod systemd;
 #[cfg(test)]
+mod watch;
+#[cfg(test)]
 mod wishes;

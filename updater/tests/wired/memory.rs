@@ -7,8 +7,9 @@ use super::gate::bad;
 use super::network::version;
 use super::stages::Stand;
 
-const RECORDS: [(Record, &str); 9] = [
+const RECORDS: [(Record, &str); 10] = [
     (Record::Trial, "trial"),
+    (Record::LastGood, "last-good"),
     (Record::LastRollback, "last-rollback"),
     (Record::Barred, "barred"),
     (Record::Floor, "floor"),
@@ -110,6 +111,7 @@ async fn what_could_not_be_read_is_not_written_over_and_what_was_missed_is_made_
             Record::Barred => assert_eq!(node.barred.len(), 1),
             Record::History
             | Record::Trial
+            | Record::LastGood
             | Record::LastRollback
             | Record::Verdict
             | Record::Totals

@@ -75,14 +75,14 @@ async fn a_release_is_staged_tried_and_good_and_so_is_the_next_in_the_other_slot
     assert_eq!(stand.node.booted(), (Slot::B, version("2")));
     assert_eq!(
         stand.node.entry_names(),
-        ["bistable_1.efi", "bistable_2.efi"]
+        ["bistable_1.efi", "bistable_2+15.efi"]
     );
     assert!(stand.node.is_settled());
     stand.update_to("3").await;
     assert_eq!(stand.node.booted(), (Slot::A, version("3")));
     assert_eq!(
         stand.node.entry_names(),
-        ["bistable_2.efi", "bistable_3.efi"]
+        ["bistable_2.efi", "bistable_3+15.efi"]
     );
     let daemon = stand.daemon().await;
     let node = daemon.handle.view().node.clone();
@@ -455,7 +455,7 @@ async fn a_rollback_on_request_is_a_trial_of_the_older_slot_which_stays_when_it_
     // The newer one is a last resort now; the floor has not sunk.
     assert_eq!(
         stand.node.entry_names(),
-        ["bistable_1.efi", "bistable_2+0.efi"]
+        ["bistable_1+15.efi", "bistable_2+0.efi"]
     );
     assert_eq!(daemon.handle.view().node.floor, Some(version("2")));
     daemon.stop().await;

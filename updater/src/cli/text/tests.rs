@@ -58,6 +58,7 @@ fn a_node_after_a_rollback_tells_which_check_and_unit_and_shows_the_last_lines()
             message: "release 1.3.0 failed on this node".to_owned(),
         }),
         last_rollback: Some(LastRollback {
+            kind: "trial".to_owned(),
             version: "1.3.0".to_owned(),
             root_hash: "a5".repeat(32),
             check: Some("containerd".to_owned()),

@@ -1,0 +1,180 @@
+//! A good release that fails later gives way to the other one, and one that does not loses
+//! nothing.
+
+use partition_layout::{Slot, SlotContent};
+use serde_json::json;
+use updater::machine::Request;
+use updater::ports::{Part, Record};
+use updater::records::Departure;
+
+use super::cuts::Stand;
+use super::gate::Daemon;
+use super::network::version;
+
+fn names(stand: &Stand) -> Vec<String> {
+    stand.node.entry_names()
+}
+
+/// Release 2 is good, release 1 is what it would give way to.
+async fn updated() -> Stand {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2+15.efi"]);
+    stand
+}
+
+/// The boot has come up: the health gate says so.
+async fn come_up(stand: &Stand) {
+    let daemon = Daemon::start(&stand.node, &stand.repository).await;
+    daemon.handle.request(Request::MarkGood).await.unwrap();
+    assert_eq!(daemon.state(), "idle");
+    daemon.stop().await;
+}
+
+fn rot(stand: &Stand, slot: Slot) {
+    stand.node.alter(slot, Part::Root, |root| root[4096] ^= 1);
+}
+
+#[tokio::test]
+async fn ten_power_cuts_in_a_row_cost_a_good_release_nothing() {
+    let stand = updated().await;
+    for _ in 0..10 {
+        stand.node.power_cycle(&stand.images());
+    }
+    assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2+5-10.efi"]);
+    let booted = stand.node.power_cycle(&stand.images());
+    assert_eq!(booted, (Slot::B, version("2")));
+    come_up(&stand).await;
+    assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2+15.efi"]);
+}
+
+#[tokio::test]
+async fn a_daemon_that_only_starts_renews_no_watch() {
+    let stand = updated().await;
+    stand.node.power_cycle(&stand.images());
+    Daemon::start(&stand.node, &stand.repository)
+        .await
+        .stop()
+        .await;
+    assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2+14-1.efi"]);
+}
+
+#[tokio::test]
+async fn a_node_with_one_good_slot_has_no_counter_on_it() {
+    let stand = Stand::new();
+    come_up(&stand).await;
+    assert_eq!(names(&stand), ["bistable_1.efi"]);
+    // And while a release is staged, and before its trial is over.
+    let stand = updated().await;
+    stand.stage("3").await;
+    assert_eq!(names(&stand), ["bistable_2.efi", "bistable_3+3.efi"]);
+    // It had another one, and that is lost: at the next start, not when the boot has come up.
+    let stand = updated().await;
+    stand.node.lose_entry("bistable_1.efi");
+    stand.node.power_cycle(&stand.images());
+    Daemon::start(&stand.node, &stand.repository)
+        .await
+        .stop()
+        .await;
+    assert_eq!(names(&stand), ["bistable_2.efi"]);
+}
+
+#[tokio::test]
+async fn a_release_that_rots_gives_way_and_staging_it_again_heals_it_once() {
+    let stand = updated().await;
+    for again in [false, true] {
+        rot(&stand, Slot::B);
+        let booted = stand.node.power_cycle(&stand.images());
+        assert_eq!(booted, (Slot::A, version("1")));
+        assert!(names(&stand).contains(&"bistable_2+0-15.efi".to_owned()));
+        let daemon = Daemon::start(&stand.node, &stand.repository).await;
+        let node = daemon.handle.view().node.clone();
+        let told = node.last_rollback.unwrap();
+        assert_eq!((told.kind, told.tries), (Departure::GaveWay, 15));
+        assert_eq!(told.version, version("2"));
+        assert!(told.reason.contains("started 15 times"), "{}", told.reason);
+        assert_eq!(names(&stand), ["bistable_1.efi"]);
+        let said = stand.node.said();
+        assert!(
+            said.iter().any(|line| line.contains("2 gave way to 1")),
+            "{said:?}"
+        );
+        assert_eq!(node.barred.len(), usize::from(again), "{:?}", node.barred);
+        daemon.stop().await;
+        // Told once.
+        let lines = node.history.len();
+        let daemon = Daemon::start(&stand.node, &stand.repository).await;
+        assert_eq!(daemon.handle.view().node.history.len(), lines);
+        daemon.stop().await;
+        if !again {
+            stand.update_to("2").await;
+            assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2+15.efi"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_release_that_lost_its_kernel_image_gives_way_at_once_and_that_is_told() {
+    let stand = updated().await;
+    stand.node.lose_entry("bistable_2+15.efi");
+    let booted = stand.node.power_cycle(&stand.images());
+    assert_eq!(booted, (Slot::A, version("1")));
+    let daemon = Daemon::start(&stand.node, &stand.repository).await;
+    let told = daemon.handle.view().node.last_rollback.clone().unwrap();
+    assert_eq!((told.kind, told.tries), (Departure::GaveWay, 0));
+    assert_eq!(told.reason, "it was good, and its kernel image has gone");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_rollback_the_older_release_is_watched_and_gives_way_to_the_newer_one() {
+    let stand = updated().await;
+    let daemon = Daemon::start(&stand.node, &stand.repository).await;
+    daemon
+        .run(Request::Rollback {
+            reason: String::new(),
+        })
+        .await;
+    daemon.stop().await;
+    assert_eq!(names(&stand), ["bistable_1+2.efi", "bistable_2.efi"]);
+    stand.node.power_cycle(&stand.images());
+    come_up(&stand).await;
+    assert_eq!(names(&stand), ["bistable_1+15.efi", "bistable_2+0.efi"]);
+    rot(&stand, Slot::A);
+    let booted = stand.node.power_cycle(&stand.images());
+    assert_eq!(booted, (Slot::B, version("2")));
+    // A last resort has to prove itself; then it is told what it stands in for.
+    let daemon = Daemon::start(&stand.node, &stand.repository).await;
+    assert_eq!(daemon.state(), "trial");
+    daemon.handle.request(Request::MarkGood).await.unwrap();
+    let told = daemon.handle.view().node.last_rollback.clone().unwrap();
+    assert_eq!(
+        (told.kind, told.version),
+        (Departure::GaveWay, version("1"))
+    );
+    assert_eq!(daemon.state(), "idle");
+    daemon.stop().await;
+    assert!(names(&stand).contains(&"bistable_2.efi".to_owned()));
+}
+
+#[tokio::test]
+async fn a_watch_that_a_rollback_has_ended_begins_again_by_itself_when_that_fails() {
+    let stand = updated().await;
+    let SlotContent::Holds { root_hash, .. } = stand.node.content(Slot::B) else {
+        panic!("slot B is empty")
+    };
+    let boot_id = stand.node.boot_id_now();
+    let verdict = json!({"boot_id": boot_id, "root_hash": root_hash, "verdict": "pass"});
+    stand.node.put_record(Record::Verdict, &verdict.to_string());
+    let daemon = Daemon::start(&stand.node, &stand.repository).await;
+    stand.node.refuse(&["set-one-shot"]);
+    daemon
+        .run(Request::Rollback {
+            reason: String::new(),
+        })
+        .await;
+    assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2.efi"]);
+    daemon.handle.look_at_clock().await;
+    daemon.stop().await;
+    assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2+15.efi"]);
+}
