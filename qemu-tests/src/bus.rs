@@ -109,6 +109,8 @@ pub struct Updater {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Rollback {
+    /// `trial`, or `gave-way`.
+    pub kind: String,
     /// The release that failed.
     pub version: String,
     /// Its root hash.
@@ -140,6 +142,8 @@ pub struct SlotReport {
     pub root_hash: String,
     /// `good`, `trial`, `armed`, `bad`, `empty`, `demoted` or `unknown`.
     pub status: String,
+    /// How many starts its boot entry has left, if it counts them.
+    pub tries_left: u32,
 }
 
 /// A job, at one moment.

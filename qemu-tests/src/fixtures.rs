@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use partition_layout::WATCHED_STARTS;
 use serde::Deserialize;
 
 use crate::publisher::Publisher;
@@ -62,6 +63,11 @@ impl Image {
     /// Returns the name of its boot entry when it is good.
     pub fn good_entry(&self) -> String {
         format!("bistable_{}.efi", self.version)
+    }
+
+    /// Returns the name of its boot entry when it is good, and another one is too.
+    pub fn watched_entry(&self) -> String {
+        format!("bistable_{}+{WATCHED_STARTS}.efi", self.version)
     }
 
     /// Returns the name of its boot entry when it is armed with `tries`.

@@ -168,9 +168,19 @@ fn judge_boot(verdict: &Verdict, esp: &Esp, check: &FatCheck, expected: &Expecte
         let root_hash = it.root_hash.map(|root_hash| root_hash.to_string());
         root_hash.is_some_and(|root_hash| expected.proven.contains(&root_hash))
     };
-    let is_counted = |it: &Bootable| {
-        let entry = BootEntry::parse_file_name(&it.file_name);
-        entry.is_ok_and(|entry| entry.counter.is_some())
+    let entry = |it: &Bootable| BootEntry::parse_file_name(&it.file_name).ok();
+    let is_good = |it: &Bootable| entry(it).is_some_and(|entry| entry.is_good());
+    // Whatever the firmware makes of the name that it counts, another one must boot.
+    let is_alone = |it: &Bootable| {
+        let by_right = |other: &&Bootable| {
+            let counter = entry(other).and_then(|entry| entry.counter);
+            counter.is_none_or(|counter| (counter.left, counter.done) == (0, 0))
+        };
+        let mut others = verdict
+            .bootable
+            .iter()
+            .filter(|other| other.root_hash != it.root_hash);
+        !others.any(|other| by_right(&other) && other.fault.is_none() && is_proven(other))
     };
     for it in &verdict.bootable {
         let root_hash = it.root_hash.map(|root_hash| root_hash.to_string());
@@ -181,9 +191,15 @@ fn judge_boot(verdict: &Verdict, esp: &Esp, check: &FatCheck, expected: &Expecte
                 it.file_name
             ));
         }
-        if !is_proven(it) && !is_counted(it) {
+        if !is_proven(it) && is_good(it) {
             violations.push(format!(
-                "{} boots an image that was never good, and nothing counts its tries",
+                "{} boots an image that was never good, and passes for good",
+                it.file_name
+            ));
+        }
+        if entry(it).is_some_and(|entry| entry.is_watched()) && is_alone(it) {
+            violations.push(format!(
+                "{} is counted by the firmware, and nothing else is good",
                 it.file_name
             ));
         }

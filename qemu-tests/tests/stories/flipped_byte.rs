@@ -1,4 +1,6 @@
-//! Story 6: a root that was altered from outside is not run.
+//! Story 6: a root that was altered from outside is not run, and not tried again at once.
+
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use partition_layout::Slot;
@@ -9,6 +11,9 @@ use qemu_tests::smbios::Handed;
 use qemu_tests::story::{expect_disk, expect_slots, tell};
 
 use crate::tale::{EMPTY, at_rest, good};
+
+/// `panic=` of the command line, less what the console is late.
+const BACK_OFF: Duration = Duration::from_secs(9);
 
 /// A byte within the superblock of EROFS, which every mount must read.
 const IN_SUPERBLOCK: u64 = 1024 + 64;
@@ -30,8 +35,16 @@ async fn a_flipped_byte_in_the_booted_root_is_refused_by_the_kernel() -> Result<
         node.console()
             .wait_for(Mark::START, "is corrupted", Deadline::after(BOOT_SECONDS))
             .await?;
-        // The kernel restarts rather than run on it, and does so again.
+        // The kernel panics rather than run on it, leaves that to be read, and restarts.
+        let panic = "Kernel panic - not syncing: dm-verity device";
+        let deadline = Deadline::after(BOOT_SECONDS);
+        let panicked = node
+            .console()
+            .wait_for(Mark::START, panic, deadline)
+            .await?;
         node.reset(mark, BOOT_SECONDS).await?;
+        let waited = panicked.at.elapsed();
+        ensure!(waited >= BACK_OFF, "it restarted after {waited:?}");
         let again = node.console().mark();
         node.console()
             .wait_for(again, "is corrupted", Deadline::after(BOOT_SECONDS))

@@ -79,7 +79,7 @@ async fn wherever_the_power_fails_the_old_slot_boots_and_staging_then_completes(
             &machine,
             Some(&one),
             Some(&two),
-            &[&one.good_entry(), &two.good_entry()],
+            &[&one.good_entry(), &two.watched_entry()],
         )
     })
     .await

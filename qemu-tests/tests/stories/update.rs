@@ -155,7 +155,7 @@ async fn update(story: &mut Story) -> Result<()> {
         &machine,
         Some(&one),
         Some(&two),
-        &[&one.good_entry(), &two.good_entry()],
+        &[&one.good_entry(), &two.watched_entry()],
     )?;
     let node = machine.power_on().await?;
     shop.publisher.publish(&three, &shop.repository)?;
@@ -194,7 +194,7 @@ async fn update(story: &mut Story) -> Result<()> {
         &machine,
         Some(&three),
         Some(&two),
-        &[&two.good_entry(), &three.good_entry()],
+        &[&two.good_entry(), &three.watched_entry()],
     )
 }
 
