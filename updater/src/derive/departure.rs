@@ -5,7 +5,7 @@ use crate::history::{Happened, HistoryLine};
 use crate::machine::Complaint;
 use crate::node::{GaveWay, Often, SlotStatus, Spare};
 use crate::pstore::panic_of;
-use crate::records::LastGood;
+use crate::records::{Departure, LastGood};
 use partition_layout::RootHash;
 
 /// Returns the release that was good last, if another one runs because it does not boot.
@@ -15,6 +15,13 @@ use partition_layout::RootHash;
 pub(super) fn gave_way(seen: &Observed, spare: &Spare) -> Option<GaveWay> {
     let good = seen.last_good.as_ref()?;
     if good.root_hash == seen.disk.booted_root_hash || seen.trial.is_some() {
+        return None;
+    }
+    // Its last start is a trial, and that may have ended with a verdict.
+    let failed = seen.last_rollback.as_ref().is_some_and(|told| {
+        told.kind == Departure::Trial && told.root_hash == good.root_hash && told.when >= good.when
+    });
+    if failed {
         return None;
     }
     let holds = spare.held.as_ref();

@@ -8,7 +8,7 @@ use updater::ports::{Part, Record};
 use updater::records::Departure;
 
 use super::cuts::Stand;
-use super::gate::Daemon;
+use super::gate::{Daemon, bad};
 use super::network::version;
 
 fn names(stand: &Stand) -> Vec<String> {
@@ -46,6 +46,37 @@ async fn ten_power_cuts_in_a_row_cost_a_good_release_nothing() {
     assert_eq!(booted, (Slot::B, version("2")));
     come_up(&stand).await;
     assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2+15.efi"]);
+}
+
+#[tokio::test]
+async fn the_last_start_of_a_watch_is_a_trial_and_its_verdict_is_what_is_told() {
+    let stand = updated().await;
+    for _ in 0..15 {
+        let booted = stand.node.power_cycle(&stand.images());
+        assert_eq!(booted, (Slot::B, version("2")));
+    }
+    assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2+0-15.efi"]);
+    let sick = stand.node.twin();
+    let daemon = Daemon::start(&stand.node, &stand.repository).await;
+    assert_eq!(daemon.state(), "trial");
+    daemon.handle.request(Request::MarkGood).await.unwrap();
+    daemon.stop().await;
+    assert_eq!(names(&stand), ["bistable_1.efi", "bistable_2+15.efi"]);
+
+    let daemon = Daemon::start(&sick, &stand.repository).await;
+    daemon.handle.request(bad("sick")).await.unwrap();
+    daemon.stop().await;
+    let booted = sick.power_cycle(&stand.images());
+    assert_eq!(booted, (Slot::A, version("1")));
+    for _ in 0..2 {
+        let daemon = Daemon::start(&sick, &stand.repository).await;
+        let node = daemon.handle.view().node.clone();
+        daemon.stop().await;
+        let told = node.last_rollback.unwrap();
+        assert_eq!((told.kind, &told.reason[..]), (Departure::Trial, "sick"));
+        assert_eq!(node.barred.len(), 1);
+        assert_eq!(sick.content(Slot::B), SlotContent::Empty);
+    }
 }
 
 #[tokio::test]
