@@ -535,7 +535,7 @@ fn reboot(error: std::io::Error) -> Stopped {
 }
 
 fn record(error: RecordError) -> Stopped {
-    Stopped::Failed(Failure::new(ErrorName::Internal, &error))
+    Stopped::Failed(Failure::new(ErrorName::RecordFailed, &error))
 }
 
 fn releases(error: ReleasesError) -> Stopped {
@@ -545,7 +545,7 @@ fn releases(error: ReleasesError) -> Stopped {
         ReleasesError::MetadataUntrusted { .. } => ErrorName::MetadataUntrusted,
         ReleasesError::RepositoryUnreachable { .. } => ErrorName::RepositoryUnreachable,
         ReleasesError::UnknownVersion { .. } => ErrorName::UnknownVersion,
-        ReleasesError::Local { .. } => ErrorName::Internal,
+        ReleasesError::Local { .. } => ErrorName::RecordFailed,
     };
     Stopped::Failed(Failure::new(name, &error))
 }

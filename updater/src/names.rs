@@ -86,6 +86,8 @@ error_names! {
     ReadBackMismatch,
     /// The EFI system partition has no room for the kernel image.
     EspFull,
+    /// What the updater keeps on this node cannot be read or written.
+    RecordFailed,
     /// An argument makes no sense.
     BadArgument,
     /// Something that should not happen; the message and the journal say what.

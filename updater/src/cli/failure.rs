@@ -163,6 +163,7 @@ fn exit_of(name: ErrorName) -> Exit {
         | E::SlotWriteFailed
         | E::ReadBackMismatch
         | E::EspFull
+        | E::RecordFailed
         | E::Internal => Exit::Failed,
     }
 }
@@ -224,6 +225,9 @@ pub(super) fn hint_for(name: ErrorName) -> &'static str {
         }
         E::EspFull => {
             "the EFI system partition has no room; see `bistable slots` and what else lies on it"
+        }
+        E::RecordFailed => {
+            "/var is full, read-only or failing: make room, or restart the node, which has it checked"
         }
         E::BadArgument => "`bistable help COMMAND` says what a command takes",
         E::Internal => "this should not happen; the journal of bistable-updater.service says more",

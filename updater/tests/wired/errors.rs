@@ -27,7 +27,7 @@ async fn an_error_of_the_disk_has_the_name_of_what_failed() {
         ("relabel", ErrorName::SlotWriteFailed),
         ("write-temporary", ErrorName::SlotWriteFailed),
         ("rename", ErrorName::SlotWriteFailed),
-        ("write-record", ErrorName::Internal),
+        ("write-record", ErrorName::RecordFailed),
     ] {
         let stand = Stand::new();
         let daemon = stand.daemon().await;
