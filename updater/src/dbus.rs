@@ -5,7 +5,7 @@
 //! No method waits for a device: they put a request to the head, or read what
 //! it has published.
 
-mod arguments;
+pub mod arguments;
 mod caller;
 mod error;
 mod job_object;

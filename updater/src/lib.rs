@@ -58,3 +58,4 @@ pub mod dbus;
 pub mod job;
 pub mod journal;
 pub mod metrics;
+mod plain;

@@ -53,8 +53,14 @@ async fn ask(journalctl: &Path, unit: &str) -> io::Result<Output> {
 fn lines(output: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(output)
         .lines()
-        .map(|line| line.chars().take(LINE_MAX).collect())
+        .map(|line| line.chars().take(LINE_MAX).map(plain).collect())
         .collect()
+}
+
+/// A service may log what it likes, and a bus ends the connection of whoever sends a text
+/// with a NUL in it: the verdict would not be heard.
+fn plain(char: char) -> char {
+    if char.is_control() { ' ' } else { char }
 }
 
 #[cfg(test)]
@@ -80,6 +86,12 @@ mod tests {
             last_lines(&journalctl, "web.service").await,
             ["starting", "web.service"]
         );
+    }
+
+    #[test]
+    fn a_line_that_no_bus_would_pass_on_is_made_fit_for_it() {
+        let said = b"a\0b\x1b[2Jc\td\n\xff\n";
+        assert_eq!(lines(said), ["a b [2Jc d", "\u{fffd}"]);
     }
 
     #[tokio::test]

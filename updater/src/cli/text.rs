@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::failure::hint_for;
 use super::model::{Barred, Entry, Job, LastRollback, Listed, Planned, Slot, Status};
 use crate::names::ErrorName;
+use crate::plain::plain;
 
 /// How many digits of a root hash a table shows.
 const SHORT_HASH: usize = 12;
@@ -337,13 +338,6 @@ fn short(hash: &str) -> &str {
 
 fn time(when: Timestamp) -> String {
     when.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
-}
-
-/// Terminals obey control characters, and not all of this text is our own.
-fn plain(text: &str) -> String {
-    text.chars()
-        .map(|char| if char.is_control() { ' ' } else { char })
-        .collect()
 }
 
 /// Lines with a name in front.

@@ -1,3 +1,5 @@
+//! What callers ask for, read from what the bus brought. What is not known is refused.
+
 use std::collections::HashMap;
 
 use partition_layout::{RootHash, Version};
@@ -5,6 +7,7 @@ use zbus::Variant;
 
 use crate::admit::{Ask, Force};
 use crate::machine::Complaint;
+use crate::plain::plain;
 use crate::refusal::Refused;
 
 /// A reason is a sentence or two; it is kept in files and shown on terminals.
@@ -12,10 +15,11 @@ const MAX_TEXT_BYTES: usize = 1024;
 /// More lines than are kept are no mistake, but this many are a flood.
 const MAX_LINES: usize = 1000;
 
-type Options<'a> = HashMap<String, Variant<'a>>;
+/// `a{sv}`, as a caller sent it.
+pub type Options<'a> = HashMap<String, Variant<'a>>;
 
 /// Reads what is to be staged, and how.
-pub(super) fn stage_ask(version: &str, options: &Options<'_>, tries: u32) -> Result<Ask, Refused> {
+pub fn stage_ask(version: &str, options: &Options<'_>, tries: u32) -> Result<Ask, Refused> {
     let version = match version {
         "" => None,
         version => Some(Version::parse(version).map_err(|error| bad(&error.to_string()))?),
@@ -37,7 +41,7 @@ pub(super) fn stage_ask(version: &str, options: &Options<'_>, tries: u32) -> Res
 }
 
 /// Reads what is to be planned: tries mean nothing to it.
-pub(super) fn plan_ask(version: &str, options: &Options<'_>, tries: u32) -> Result<Ask, Refused> {
+pub fn plan_ask(version: &str, options: &Options<'_>, tries: u32) -> Result<Ask, Refused> {
     match options.contains_key("tries") {
         true => Err(unknown("tries")),
         false => stage_ask(version, options, tries),
@@ -45,7 +49,7 @@ pub(super) fn plan_ask(version: &str, options: &Options<'_>, tries: u32) -> Resu
 }
 
 /// Reads why a trial has failed.
-pub(super) fn complaint(reason: &str, details: &Options<'_>) -> Result<Complaint, Refused> {
+pub fn complaint(reason: &str, details: &Options<'_>) -> Result<Complaint, Refused> {
     let mut complaint = Complaint {
         reason: text("reason", reason)?,
         ..Complaint::default()
@@ -59,7 +63,7 @@ pub(super) fn complaint(reason: &str, details: &Options<'_>) -> Result<Complaint
                     .iter()
                     .map(|line| {
                         let line = line.downcast_ref::<&str>();
-                        line.map(clean).map_err(|_| unknown("lines"))
+                        line.map(plain).map_err(|_| unknown("lines"))
                     })
                     .collect::<Result<_, _>>()?;
             }
@@ -70,26 +74,19 @@ pub(super) fn complaint(reason: &str, details: &Options<'_>) -> Result<Complaint
 }
 
 /// Reads a root hash.
-pub(super) fn root_hash(text: &str) -> Result<RootHash, Refused> {
+pub fn root_hash(text: &str) -> Result<RootHash, Refused> {
     RootHash::parse(text).map_err(|error| bad(&error.to_string()))
 }
 
 /// Reads a text that is kept and shown.
-pub(super) fn text(what: &str, text: &str) -> Result<String, Refused> {
+pub fn text(what: &str, text: &str) -> Result<String, Refused> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(bad(&format!(
             "{what} has {} bytes, more than {MAX_TEXT_BYTES}",
             text.len()
         )));
     }
-    Ok(clean(text))
-}
-
-/// Terminals obey control characters.
-fn clean(text: &str) -> String {
-    text.chars()
-        .map(|char| if char.is_control() { ' ' } else { char })
-        .collect()
+    Ok(plain(text))
 }
 
 fn unknown(key: &str) -> Refused {

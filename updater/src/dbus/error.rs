@@ -2,6 +2,7 @@ use zbus::DBusError;
 use zbus::message::{Header, Message};
 
 use crate::names::ErrorName;
+use crate::plain::plain;
 use crate::refusal::Failure;
 
 /// A refusal or a failure, as the bus carries it: a name for programs and a
@@ -33,7 +34,8 @@ impl From<zbus::Error> for BusError {
 
 impl DBusError for BusError {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
-        Message::error(call, self.name()).build(&self.0.message.as_str())
+        let message = plain(&self.0.message);
+        Message::error(call, self.name()).build(&message.as_str())
     }
 
     fn name(&self) -> zbus::names::ErrorName<'_> {

@@ -12,7 +12,8 @@ use super::values::Dictionary;
 use crate::driver::{Handle, JobWish};
 use crate::job::Job;
 use crate::machine::{Holder, Outcome};
-use crate::plan::{Alternative, Plan, WhyNot};
+use crate::plain::plain;
+use crate::plan::{Alternative, Plan};
 
 /// How often progress is told: five times a second is as fast as people read,
 /// and keeps a bus with many listeners quiet.
@@ -168,9 +169,8 @@ fn plan(plan: &Plan) -> Vec<Dictionary> {
             (
                 "why_not",
                 why_not
-                    .map(WhyNot::as_str)
+                    .map(|why_not| plain(why_not.as_str()))
                     .unwrap_or_default()
-                    .to_owned()
                     .into(),
             ),
         ])
@@ -189,7 +189,7 @@ fn result(job: &Job) -> &'static str {
 
 fn error(job: &Job) -> (String, String) {
     match &*job.outcome.borrow() {
-        Some(Outcome::Failed(failure)) => (failure.name.to_string(), failure.message.clone()),
+        Some(Outcome::Failed(failure)) => (failure.name.to_string(), plain(&failure.message)),
         None | Some(Outcome::Done | Outcome::Cancelled) => (String::new(), String::new()),
     }
 }

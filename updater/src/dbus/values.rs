@@ -9,6 +9,7 @@ use crate::asker::Asker;
 use crate::driver::View;
 use crate::history::HistoryLine;
 use crate::node::{Node, SlotStatus};
+use crate::plain::plain;
 use crate::policy::Held;
 
 /// `a{sv}`.
@@ -82,7 +83,7 @@ pub(super) fn last_check(view: &View) -> u64 {
 pub(super) fn last_error(view: &View) -> (String, String) {
     view.last_error
         .as_ref()
-        .map(|failure| (failure.name.to_string(), failure.message.clone()))
+        .map(|failure| (failure.name.to_string(), plain(&failure.message)))
         .unwrap_or_default()
 }
 
@@ -90,16 +91,18 @@ pub(super) fn last_rollback(view: &View) -> Dictionary {
     let Some(rollback) = &view.node.last_rollback else {
         return Dictionary::new();
     };
+    let lines = rollback.lines.iter().map(|line| plain(line));
+    let lines: Vec<String> = lines.collect();
     HashMap::from([
         ("version", rollback.version.to_string().into()),
         ("root_hash", rollback.root_hash.to_string().into()),
         ("kind", rollback.kind.as_str().into()),
-        ("check", rollback.check.clone().into()),
-        ("unit", rollback.unit.clone().into()),
-        ("reason", rollback.reason.clone().into()),
-        ("panic", rollback.panic.clone().into()),
+        ("check", plain(&rollback.check).into()),
+        ("unit", plain(&rollback.unit).into()),
+        ("reason", plain(&rollback.reason).into()),
+        ("panic", plain(&rollback.panic).into()),
         ("when", micros(rollback.when).into()),
-        ("lines", rollback.lines.clone().into()),
+        ("lines", lines.into()),
         ("tries", rollback.tries.into()),
     ])
 }
@@ -120,7 +123,8 @@ pub(super) fn held(view: &View) -> String {
 
 pub(super) fn held_message(view: &View) -> String {
     let held = view.automation.held.as_ref();
-    held.map(ToString::to_string).unwrap_or_default()
+    held.map(|held| plain(&held.to_string()))
+        .unwrap_or_default()
 }
 
 pub(super) fn next_window(view: &View) -> u64 {
@@ -128,7 +132,8 @@ pub(super) fn next_window(view: &View) -> u64 {
 }
 
 pub(super) fn settings_error(view: &View) -> String {
-    view.automation.mistake.clone().unwrap_or_default()
+    let mistake = view.automation.mistake.as_deref();
+    mistake.map(plain).unwrap_or_default()
 }
 
 pub(super) fn slots(node: &Node) -> Vec<Dictionary> {
@@ -207,7 +212,7 @@ pub(super) fn barred(node: &Node) -> Vec<Dictionary> {
         HashMap::from([
             ("root_hash", barred.root_hash.to_string().into()),
             ("version", barred.version.to_string().into()),
-            ("reason", barred.reason.clone().into()),
+            ("reason", plain(&barred.reason).into()),
             ("when", micros(barred.when).into()),
         ])
     };
@@ -240,7 +245,7 @@ fn history_line(line: &HistoryLine) -> Dictionary {
         ("version", text(line.version.as_ref())),
         ("root_hash", text(line.root_hash)),
         ("slot", text(line.slot)),
-        ("message", line.message.clone().into()),
+        ("message", plain(&line.message).into()),
         ("error", text(line.error.as_ref())),
         ("who", text(line.by.as_ref().map(Asker::as_str))),
     ]);

@@ -340,6 +340,25 @@ async fn a_failed_job_leaves_its_error_where_it_can_be_read() {
     stand.stop().await;
 }
 
+/// The bus ends the connection of whoever sends a NUL in a text.
+#[tokio::test]
+async fn a_strangers_words_do_not_cost_the_daemon_its_bus() {
+    let stand = Stand::new().await;
+    stand.repository.lie(Lie::MetadataGarbled);
+    let manager = stand.manager().await;
+    manager.check_for_update().await.unwrap();
+    let mut view = stand.daemon.handle.follow();
+    let ended = view.wait_for(|view| view.last_error.is_some());
+    tokio::time::timeout(LIMIT, ended).await.unwrap().unwrap();
+    let properties = stand.manager_properties().await;
+    let (name, message) =
+        <(String, String)>::try_from(properties["LastError"].try_clone().unwrap()).unwrap();
+    assert_eq!(name, "io.bistable.Error.MetadataUntrusted");
+    assert!(message.contains("`ed  25519`"), "{message:?}");
+    manager.list_slots().await.expect("it is still there");
+    stand.stop().await;
+}
+
 #[tokio::test]
 async fn a_check_tells_what_the_channel_offers() {
     let stand = Stand::new().await;

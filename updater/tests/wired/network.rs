@@ -34,6 +34,8 @@ pub(crate) enum Lie {
     Silence(Which, usize),
     MetadataExpired,
     MetadataUntrusted,
+    /// The same, with words of a stranger in the reason.
+    MetadataGarbled,
     Gone,
 }
 
@@ -229,6 +231,10 @@ impl FakeRepository {
                 repository,
                 source: "signed by a stranger".into(),
             }),
+            Lie::MetadataGarbled => Err(ReleasesError::MetadataUntrusted {
+                repository,
+                source: "unknown variant `ed\0\x1b25519`".into(),
+            }),
             Lie::Gone => Err(ReleasesError::RepositoryUnreachable {
                 repository,
                 source: "no route to host".into(),
@@ -362,6 +368,7 @@ impl FakeRepository {
             | Lie::Silence(..)
             | Lie::MetadataExpired
             | Lie::MetadataUntrusted
+            | Lie::MetadataGarbled
             | Lie::Gone => {}
         }
         (shelf.lie, which, bytes, end)
