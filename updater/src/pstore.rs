@@ -198,7 +198,8 @@ pub fn panic_of<'a, 's>(dumps: &'a [Dump], suspect: impl Into<Suspect<'s>>) -> O
     let is_new = |dump: &&Dump| !suspect.older.contains(&dump.id());
     let began_later = |dump: &Dump| {
         let began = dump.booted_at();
-        began.is_some_and(|began| began + SLACK >= suspect.since)
+        // A difference: a clock near the end of time has no moment some seconds later.
+        began.is_some_and(|began| suspect.since.duration_since(began) <= SLACK)
     };
     dumps
         .iter()
@@ -348,6 +349,13 @@ mod tests {
             let dumps = assemble(&[file]);
             assert_eq!(panic_of(&dumps, &trial()).is_some(), is_its, "{dumps:?}");
         }
+    }
+
+    #[test]
+    fn a_kernel_whose_clock_stood_at_the_end_of_time_is_read_like_any_other() {
+        let end = Timestamp::MAX.as_second();
+        let dumps = assemble(&[panic(end, 0, None)]);
+        assert_eq!(panic_of(&dumps, &trial()), dumps.first());
     }
 
     #[test]
