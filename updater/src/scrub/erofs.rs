@@ -18,6 +18,11 @@ const SLOT: u64 = 32;
 /// More folders and files than any image of ours has.
 const ENTRIES: usize = 1 << 20;
 const DEPTH: usize = 64;
+/// The longest name of a file, in bytes.
+const LONGEST_NAME: usize = 255;
+/// The longest path that is told, in bytes: no system call takes a longer one. With
+/// a name, it is what a folder costs that is still to be searched.
+pub const LONGEST_PATH: usize = 4096;
 
 const FILE_TYPE_REGULAR: u8 = 1;
 const FILE_TYPE_FOLDER: u8 = 2;
@@ -36,6 +41,9 @@ pub fn files_of(image: &impl ReadAt, wanted: &BTreeSet<u64>) -> BTreeMap<u64, St
     while let Some((folder, path, depth)) = folders.pop() {
         for entry in search.entries(folder) {
             let path = format!("{path}/{}", entry.name);
+            if path.len() > LONGEST_PATH {
+                continue;
+            }
             match entry.kind {
                 FILE_TYPE_FOLDER if depth < DEPTH => folders.push((entry.inode, path, depth + 1)),
                 FILE_TYPE_REGULAR => {
@@ -232,7 +240,7 @@ fn in_block(bytes: &[u8]) -> Vec<Entry> {
         };
         let name = bytes.get(start..end)?;
         let name = name.split(|byte| *byte == 0).next()?;
-        if name == b"." || name == b".." || name.is_empty() {
+        if name == b"." || name == b".." || name.is_empty() || name.len() > LONGEST_NAME {
             return None;
         }
         Some(Entry {
