@@ -10,6 +10,6 @@ mod packages;
 mod search;
 mod unpacked;
 
-pub use packages::{BENCH_PACKAGES, PACKAGES, Package};
+pub use packages::{BENCH_PACKAGES, FUZZ_PACKAGES, PACKAGES, Package};
 pub use search::{Missing, command, find, oracle, search_path};
 pub use unpacked::unpacked;

@@ -105,6 +105,9 @@ pub const BENCH_PACKAGES: [Package; 11] = [
     package("zstd", &["zstd"], "the peer SWUpdate's images"),
 ];
 
+/// What looking for inputs that break a reader needs besides.
+pub const FUZZ_PACKAGES: [Package; 1] = [package("g++", &["g++"], "libFuzzer, which is C++")];
+
 const fn package(
     name: &'static str,
     programs: &'static [&'static str],
@@ -136,6 +139,8 @@ impl Package {
     pub(crate) fn installer(&self) -> &'static str {
         if BENCH_PACKAGES.contains(self) {
             "`cargo xtask bench update`"
+        } else if FUZZ_PACKAGES.contains(self) {
+            "`cargo xtask fuzz`"
         } else {
             "`cargo xtask setup`"
         }
@@ -146,6 +151,7 @@ impl Package {
         PACKAGES
             .iter()
             .chain(&BENCH_PACKAGES)
+            .chain(&FUZZ_PACKAGES)
             .find(|package| package.programs.contains(&program))
     }
 }
@@ -185,7 +191,7 @@ mod tests {
 
     #[test]
     fn no_program_is_promised_by_two_packages() {
-        let all = PACKAGES.iter().chain(&BENCH_PACKAGES);
+        let all = PACKAGES.iter().chain(&BENCH_PACKAGES).chain(&FUZZ_PACKAGES);
         let mut programs: Vec<_> = all.flat_map(|one| one.programs).collect();
         let count = programs.len();
         programs.sort_unstable();

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use host_tools::{BENCH_PACKAGES, PACKAGES, Package};
+use host_tools::{BENCH_PACKAGES, FUZZ_PACKAGES, PACKAGES, Package};
 
 use crate::runner::Runner;
 
@@ -17,6 +17,12 @@ pub(crate) fn set_up(runner: &Runner) -> Result<()> {
 pub(crate) fn set_up_benches(runner: &Runner) -> Result<()> {
     install(runner, &PACKAGES)?;
     install(runner, &BENCH_PACKAGES)
+}
+
+/// The same with what the search for inputs that break a reader needs.
+pub(crate) fn set_up_fuzzing(runner: &Runner) -> Result<()> {
+    install(runner, &PACKAGES)?;
+    install(runner, &FUZZ_PACKAGES)
 }
 
 fn install(runner: &Runner, packages: &'static [Package]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The front door: `cargo xtask demo | test | torture | bench | image | check | setup`.
+//! The front door: `cargo xtask demo | test | torture | fuzz | bench | image | check | setup`.
 //!
 //! It depends on nothing that needs a C library, so that it compiles on a fresh
 //! machine and can then install what the other crates need.
@@ -7,6 +7,7 @@ mod archive;
 mod bench;
 mod checkout;
 mod emulator;
+mod fuzz;
 mod host;
 mod phases;
 mod programs;
@@ -24,6 +25,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::checkout::Checkout;
+use crate::fuzz::Fuzz;
 use crate::runner::{Interrupted, Runner};
 use crate::torture::Torture;
 
@@ -72,6 +74,9 @@ enum Task {
         #[arg(long, value_name = "FOLDER")]
         recording: Option<PathBuf>,
     },
+    /// Looks for inputs that break what a reader of outside bytes promises. Ends with a
+    /// table, and fails when there was one
+    Fuzz(Fuzz),
     /// Formatting, lints and, where cargo-deny is installed, licences and sources
     Check,
     /// Measures, beside the field's own tools, in one run
@@ -124,6 +129,7 @@ fn perform(task: Task) -> Result<()> {
                 recording,
             },
         ),
+        Task::Fuzz(asked) => fuzz::run(&checkout, &runner, &asked),
         Task::Check => rungs::check(&checkout, &runner),
         Task::Bench { bench } => bench.run(&checkout, &runner),
         Task::Image { arguments } => releases::image_tool(&checkout, &runner, &arguments),

@@ -11,7 +11,7 @@ use crate::runner::Runner;
 
 /// The one place where the toolchain's name of the target is spelled: PID 1 is
 /// compiled for it by name, which keeps its static flags from build scripts.
-const TARGET: &str = env!("XTASK_TARGET");
+pub(crate) const TARGET: &str = env!("XTASK_TARGET");
 
 /// What a node runs, beside PID 1.
 const NODE: [&str; 5] = [
@@ -38,6 +38,13 @@ pub(crate) fn cargo(checkout: &Checkout) -> Command {
     cargo
 }
 
+/// Returns the variable from which cargo takes compiler flags for what is compiled for
+/// [`TARGET`] by name, and for nothing else.
+pub(crate) fn flags_variable() -> String {
+    let target = TARGET.to_uppercase().replace('-', "_");
+    format!("CARGO_TARGET_{target}_RUSTFLAGS")
+}
+
 /// Builds the node's programs and the image builder, and collects the former.
 pub(crate) fn build(checkout: &Checkout, runner: &Runner) -> Result<Programs> {
     let node = checkout.programs();
@@ -57,10 +64,6 @@ pub(crate) fn build(checkout: &Checkout, runner: &Runner) -> Result<Programs> {
     }
     runner.run(&mut shared)?;
 
-    let flags = format!(
-        "CARGO_TARGET_{}_RUSTFLAGS",
-        TARGET.to_uppercase().replace('-', "_")
-    );
     let mut init = cargo(checkout);
     init.args([
         "build",
@@ -71,7 +74,7 @@ pub(crate) fn build(checkout: &Checkout, runner: &Runner) -> Result<Programs> {
         "bistable-init",
     ]);
     init.args(["--no-default-features", "--target", TARGET]);
-    init.env(flags, "-C target-feature=+crt-static");
+    init.env(flags_variable(), "-C target-feature=+crt-static");
     runner.run(&mut init)?;
 
     let release = checkout.target().join("release");

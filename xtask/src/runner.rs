@@ -6,7 +6,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -76,6 +76,11 @@ impl Runner {
             bail!("`{}` ended with {}", line_of(command), output.status);
         }
         Ok(())
+    }
+
+    /// Runs `command` with this terminal's output, and returns how it ended.
+    pub(crate) fn status(&self, command: &mut Command) -> Result<ExitStatus> {
+        Ok(self.to_end(command)?.status)
     }
 
     /// Returns what `command` prints, and fails unless it exits 0.
