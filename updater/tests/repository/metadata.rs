@@ -540,6 +540,34 @@ fn a_clock_that_was_once_far_ahead_stops_updates_only_until_it_is_set() {
 }
 
 #[test]
+fn a_clock_that_goes_back_and_on_by_years_between_any_two_looks_proves_nothing_and_loses_nothing() {
+    let folder = folder();
+    let publisher = Publisher::of(folder.path(), &["1"]);
+    publisher.publish();
+    let mut node = Node::trusting(&publisher);
+    node.settings.built = Some(days(-1));
+    let right = Moment::now();
+    let versions = node.refresh().unwrap().versions;
+    let moment = |text: &str| text.parse::<Moment>().unwrap();
+    for (wrong, why) in [
+        (Moment::UNIX_EPOCH, "this image was built at"),
+        (moment("2100-01-01T00:00:00Z"), "expired"),
+        (Moment::MAX, "expired"),
+        (Moment::MIN, "this image was built at"),
+    ] {
+        node.set_clock(wrong);
+        for told in [told(node.refresh()), told(node.release(None))] {
+            assert_eq!(told.0, "expired", "at {wrong}");
+            assert!(told.1.contains(why), "at {wrong}: {}", told.1);
+        }
+        // What the wrong time was is not remembered, and what was seen is.
+        node.set_clock(right);
+        assert_eq!(node.refresh().unwrap().versions, versions, "after {wrong}");
+        node.release(None).unwrap();
+    }
+}
+
+#[test]
 fn a_disk_that_cannot_keep_metadata_is_told_as_such() {
     let folder = folder();
     let publisher = Publisher::of(folder.path(), &["1"]);

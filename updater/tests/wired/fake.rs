@@ -883,3 +883,46 @@ impl Clock for HandClock {
         Duration::from_secs(60)
     }
 }
+
+/// A clock that goes on and back by so many years at most between any two looks; time
+/// itself goes on.
+#[derive(Debug, Clone)]
+pub(crate) struct JumpingClock {
+    base: jiff::Timestamp,
+    years: i64,
+    looks: Arc<Mutex<i64>>,
+}
+
+impl JumpingClock {
+    pub(crate) fn around(time: &str, years: i64) -> Self {
+        Self {
+            base: time.parse().unwrap(),
+            years,
+            looks: Arc::default(),
+        }
+    }
+
+    pub(crate) fn looks(&self) -> i64 {
+        *self.looks.lock().unwrap()
+    }
+
+    fn look(&self) -> i64 {
+        let mut looks = self.looks.lock().unwrap();
+        *looks += 1;
+        *looks
+    }
+}
+
+impl Clock for JumpingClock {
+    fn now(&self) -> jiff::Timestamp {
+        let look = self.look();
+        // Each of them is met, in no order.
+        let years = look * 37 % (self.years + 1) - self.years / 2;
+        let jump = jiff::SignedDuration::from_hours(years * 8766);
+        self.base + jump + jiff::SignedDuration::from_micros(look)
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.look()).unwrap())
+    }
+}

@@ -5,6 +5,7 @@ use tokio::task::JoinHandle;
 use updater::admit::{Ask, Force};
 use updater::config::Repository;
 use updater::driver::{self, Accepted, Handle, HandsDied, RequestError};
+use updater::hands::Device;
 use updater::job::Job;
 use updater::machine::{Complaint, Outcome, Request};
 use updater::observe::ObserveError;
@@ -35,8 +36,18 @@ impl Daemon {
         clock: impl Clock,
         rules: Rules,
     ) -> Result<Self, ObserveError> {
+        Self::on(node.clone(), repository, clock, rules).await
+    }
+
+    /// Starts on any node.
+    pub(crate) async fn on(
+        node: impl Device + 'static,
+        repository: &FakeRepository,
+        clock: impl Clock,
+        rules: Rules,
+    ) -> Result<Self, ObserveError> {
         let machine_id = MachineId::new("00000000000000000000000000000000");
-        let (node, repository) = (node.clone(), repository.clone());
+        let repository = repository.clone();
         let (handle, head) = driver::start(node, repository, clock, rules, machine_id).await?;
         let head = tokio::spawn(head.run());
         handle.settled().await;
