@@ -1,5 +1,7 @@
-//! Cuts of the power for as long as one likes: the story that tells them, told.
+//! Cuts of the power for as long as one likes: histories of a simulated node first, then the
+//! story that tells them of a real one; and the largest image in little memory.
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,6 +16,10 @@ use crate::{emulator, host, programs, releases, rungs};
 const MINUTES: &str = "BISTABLE_TORTURE_MINUTES";
 const SEED: &str = "BISTABLE_TORTURE_SEED";
 const RECORDING: &str = "BISTABLE_TORTURE_RECORDING";
+/// Where the histories leave their part of the table.
+const TABLE: &str = "BISTABLE_TORTURE_TABLE";
+/// Of so many minutes the histories have one, and one at least.
+const SHARE_OF_HISTORIES: u64 = 6;
 
 /// What a torture is asked for.
 #[derive(Debug)]
@@ -43,6 +49,21 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Resu
     } = asked;
     let said = format!("torture: {minutes} minutes, --seed {seed}");
     writeln!(io::stdout(), "{said}").context("cannot print")?;
+    let table = checkout.build().join("histories.txt");
+    let mut histories = rungs::test(checkout);
+    histories
+        .args(["--test", "histories"])
+        .env(MINUTES, (minutes / SHARE_OF_HISTORIES).max(1).to_string())
+        .env(SEED, seed.to_string())
+        .env(TABLE, &table)
+        .args(["--", "--ignored", "--nocapture", "torture_by_histories"]);
+    runner.run(&mut histories)?;
+    let mut memory = rungs::test(checkout);
+    memory
+        .args(["--test", "memory"])
+        .args(["--", "--ignored", "--nocapture", "an_image_of_8_gib"]);
+    runner.run(&mut memory)?;
+
     let mut story = rungs::test(checkout);
     story
         .args(["--test", "stories"])
@@ -62,5 +83,8 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Resu
         "--nocapture",
         "torture_by_cuts_of_the_power",
     ]);
-    runner.run(&mut story)
+    runner.run(&mut story)?;
+    let rows = fs::read_to_string(&table);
+    let rows = rows.with_context(|| format!("cannot read {}", table.display()))?;
+    write!(io::stdout(), "{rows}").context("cannot print")
 }
