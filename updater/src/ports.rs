@@ -390,8 +390,8 @@ pub trait Slots: Send + Sync {
     /// the change has reached the disk.
     fn relabel(&self, slot: Slot, held: Option<(&Version, &RootHash)>) -> io::Result<()>;
 
-    /// Writes one block of the booted slot's root image: the one exception, and only for what that
-    /// image's own tree has proved. An implementation refuses any other slot, and any other image than
+    /// Writes one block of the booted slot's root image or hash tree: the one exception, and only for
+    /// what that image's root hash has proved. An implementation refuses any other slot, and any other image than
     /// the one that runs. On return the block has reached the medium.
     fn mend(&self, booted: Slot, proven: &Proven) -> io::Result<()>;
 }

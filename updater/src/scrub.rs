@@ -11,6 +11,7 @@ pub mod erofs;
 pub mod keeper;
 pub mod mend;
 pub mod proven;
+mod tree;
 
 use std::io;
 

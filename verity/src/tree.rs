@@ -320,7 +320,7 @@ impl<R: ReadAt> VerifiedTree<R> {
 }
 
 /// Tells whether a hash block holds nothing behind its `digests` digests.
-fn spare_is_zero(block: &[u8], digests: u64) -> bool {
+pub(crate) fn spare_is_zero(block: &[u8], digests: u64) -> bool {
     let used =
         usize::try_from(digests).map_or(usize::MAX, |digests| digests.saturating_mul(DIGEST_SIZE));
     let spare = block.get(used..).unwrap_or_default();

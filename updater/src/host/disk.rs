@@ -176,7 +176,11 @@ impl Disk {
         if self.booted(&layout)? != slot {
             return Err(refused(slot));
         }
-        let mut device = Direct::open_beside(&self.path_of(&partitions.root)?)?;
+        let partition = match proven.part() {
+            Part::Root => &partitions.root,
+            Part::Verity => &partitions.verity,
+        };
+        let mut device = Direct::open_beside(&self.path_of(partition)?)?;
         device.write(proven.offset(), proven.bytes())?;
         device.sync()
     }

@@ -12,7 +12,7 @@ use super::mend::OnMedium;
 use super::proven::Prover;
 use super::{CHUNK_BLOCKS, Reading, ScrubError, read_through};
 use crate::driver::{Accepted, Handle};
-use crate::machine::Request;
+use crate::machine::{Outcome, Request};
 use crate::node::Standing;
 use crate::ports::{Clock, DiskQueue, Pace, Part, Record, Records, Slots, Stop, Stopped, Stopper};
 use crate::records;
@@ -61,6 +61,14 @@ impl Drop for Ends {
     fn drop(&mut self) {
         self.0.stop();
     }
+}
+
+/// How far a reading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    End,
+    /// To where the hash tree is rotten: behind it nothing can be judged.
+    RottenTree,
 }
 
 /// Reads the booted image again and again.
@@ -128,12 +136,12 @@ where
         let keeper = self.clone();
         let read = tokio::task::spawn_blocking(move || keeper.read(&stop)).await;
         drop(ends);
-        let rotten = match read {
-            Ok(Ok(reading)) if reading.rotten.is_empty() => {
+        let (rotten, reach) = match read {
+            Ok(Ok((reading, _))) if reading.rotten.is_empty() => {
                 tracing::info!(blocks = reading.blocks, "the booted image is sound");
                 return;
             }
-            Ok(Ok(reading)) => reading.rotten,
+            Ok(Ok((reading, reach))) => (reading.rotten, reach),
             Ok(Err(Stopped)) => return,
             Err(error) => {
                 tracing::error!(%error, "the reading of the booted image has died");
@@ -144,7 +152,11 @@ where
         match self.handle.request(Request::Mend(rotten)).await {
             Ok(Accepted::Job(mut job)) => {
                 // Ends with an error only if the daemon does.
-                drop(job.outcome.wait_for(Option::is_some).await);
+                let ended = job.outcome.wait_for(Option::is_some).await;
+                let is_mended = ended.is_ok_and(|it| *it == Some(Outcome::Done));
+                if is_mended && reach == Reach::RottenTree {
+                    self.read_again();
+                }
             }
             Ok(Accepted::Done | Accepted::Nothing) => {}
             Err(error) => {
@@ -165,7 +177,7 @@ where
         records::recall(&*self.device, Record::Reading)
     }
 
-    fn read(&self, stop: &Stop) -> Result<Reading, Stopped> {
+    fn read(&self, stop: &Stop) -> Result<(Reading, Reach), Stopped> {
         let booted = self.handle.view().node.booted.clone();
         let before = self.recall();
         let finished = before.as_ref().and_then(|before| before.finished);
@@ -179,14 +191,14 @@ where
         let read = self.read_on(booted.slot, &mut reading, stop);
         // Others' work is done on this thread, too.
         self.stand(DiskQueue::Among);
-        match read {
-            Ok(()) => {}
+        let reach = match read {
+            Ok(()) => Reach::End,
             Err(ScrubError::Stopped) => {
                 self.note(&reading);
                 return Err(Stopped);
             }
             Err(ScrubError::Open(_) | ScrubError::Tree(_)) => {
-                // The hands come upon the same, and say so where it is seen.
+                // The hands come upon the same, and mend it or say so where it is seen.
                 reading.blocks = reading.blocks.max(1);
                 let ends = reading
                     .next
@@ -194,12 +206,13 @@ where
                     .min(reading.blocks);
                 reading.rotten.extend(reading.next..ends);
                 reading.next = reading.blocks;
+                Reach::RottenTree
             }
-        }
+        };
         reading.finished = Some(self.clock.now());
         self.show(&reading);
         self.note(&reading);
-        Ok(reading)
+        Ok((reading, reach))
     }
 
     fn read_on(&self, slot: Slot, reading: &mut Reading, stop: &Stop) -> Result<(), ScrubError> {

@@ -9,8 +9,8 @@ use std::io;
 use std::ops::Range;
 
 use partition_layout::{RootHash, Slot, SlotContent, Version};
-use release::Blob;
 use release::limits::BLOCK_SIZE;
+use release::{Blob, Release};
 use verity::{ReadAt, TreeError};
 
 use super::proven::{OpenProverError, Proven, Prover};
@@ -42,6 +42,10 @@ pub struct Mended {
     pub lost: Vec<u64>,
     /// Whose blocks they are, as far as it can be told.
     pub files: BTreeMap<u64, String>,
+    /// How many blocks of the hash tree were made again from what they are about.
+    pub tree_rebuilt: u64,
+    /// How many were fetched.
+    pub tree_fetched: u64,
     /// Why the repository could not help, if it was asked.
     pub why_not: Option<String>,
 }
@@ -51,6 +55,8 @@ pub struct Mended {
 pub enum MendError {
     #[error("cannot read the hash tree of the booted slot {slot}: no block can be proved")]
     Tree { slot: Slot, source: OpenProverError },
+    #[error("the hash tree of the booted image is rotten, and no sound copy is to be had")]
+    HashTree(#[from] TreeError),
     #[error("cannot prove blocks of the booted slot {slot}")]
     Prove { slot: Slot, source: TreeError },
     #[error("cannot mend block {block} of the booted slot {slot}")]
@@ -89,6 +95,8 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
     pub fn mend(&mut self, blocks: &[u64]) -> Result<Mended, MendError> {
         let (device, slot) = (self.device, self.booted);
         let on = |part| OnMedium { device, slot, part };
+        let mut mended = Mended::default();
+        self.mend_tree(&mut mended)?;
         let prover = Prover::open(on(Part::Verity), self.root_hash)
             .map_err(|source| MendError::Tree { slot, source })?;
         let failed = |source| MendError::Prove { slot, source };
@@ -104,10 +112,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
             }
         }
         let numbers: BTreeSet<u64> = rotten.keys().copied().collect();
-        let mut mended = Mended {
-            files: erofs::files_of(&on(Part::Root), &numbers),
-            ..Mended::default()
-        };
+        mended.files = erofs::files_of(&on(Part::Root), &numbers);
         self.copy_from_spare(&prover, &mut rotten, &mut mended)?;
         if !rotten.is_empty() {
             self.fetch_from_repository(&prover, &mut rotten, &mut mended)?;
@@ -179,19 +184,9 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         rotten: &mut BTreeMap<u64, [u8; 32]>,
         mended: &mut Mended,
     ) -> Result<(), MendError> {
-        let release = match self.network.release(Some(self.version), self.stop) {
-            Ok(release) => release,
-            Err(ReleasesError::Stopped) => return Err(MendError::Stopped),
-            Err(error) => {
-                mended.why_not = Some(Chain(&error).to_string());
-                return Ok(());
-            }
-        };
-        if release.root_hash != self.root_hash {
-            let why = format!("its release {} is another image", self.version);
-            mended.why_not = Some(why);
+        let Some(release) = self.release_of_image(mended)? else {
             return Ok(());
-        }
+        };
         let before = self.network.received();
         let blob = release.blobs.root;
         let ranges = ranges(rotten.keys().copied(), &blob);
@@ -235,6 +230,23 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         Ok(())
     }
 
+    /// Looks up what the repository says of the booted image.
+    pub(super) fn release_of_image(
+        &mut self,
+        mended: &mut Mended,
+    ) -> Result<Option<Release>, MendError> {
+        match self.network.release(Some(self.version), self.stop) {
+            Ok(release) if release.root_hash == self.root_hash => return Ok(Some(release)),
+            Ok(_) => {
+                let why = format!("its release {} is another image", self.version);
+                mended.why_not = Some(why);
+            }
+            Err(ReleasesError::Stopped) => return Err(MendError::Stopped),
+            Err(error) => mended.why_not = Some(Chain(&error).to_string()),
+        }
+        Ok(None)
+    }
+
     fn put(
         &self,
         prover: &Prover<impl ReadAt>,
@@ -250,7 +262,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         }
     }
 
-    fn write(&self, proven: &Proven) -> Result<(), MendError> {
+    pub(super) fn write(&self, proven: &Proven) -> Result<(), MendError> {
         let (slot, block) = (self.booted, proven.block());
         let failed = |source| MendError::Write {
             slot,
@@ -259,12 +271,12 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         };
         self.device.mend(slot, proven).map_err(failed)?;
         self.meter.count(|tally| tally.written += BLOCK_SIZE);
-        let root = OnMedium {
+        let medium = OnMedium {
             device: self.device,
             slot,
-            part: Part::Root,
+            part: proven.part(),
         };
-        if read_block(&root, block).map_err(failed)? != proven.bytes() {
+        if read_block(&medium, block).map_err(failed)? != proven.bytes() {
             let message = "the medium does not keep what is written to it";
             return Err(failed(io::Error::other(message)));
         }
@@ -291,6 +303,14 @@ impl Mended {
     /// Says what became of them, for people.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();
+        for (count, fate) in [
+            (self.tree_rebuilt, "made again from what they are about"),
+            (self.tree_fetched, "mended from the repository"),
+        ] {
+            if count > 0 {
+                parts.push(format!("blocks of the hash tree {fate}: {count}"));
+            }
+        }
         for (blocks, fate) in [
             (&self.from_spare, "mended from the spare slot"),
             (&self.from_repository, "mended from the repository"),

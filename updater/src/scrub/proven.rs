@@ -1,14 +1,19 @@
 //! Blocks that are what a root hash says.
 
 use partition_layout::RootHash;
+use release::Blob;
 use release::limits::BLOCK_SIZE;
-use verity::{HashArea, Match, ReadAreaError, ReadAt, TreeError, VerifiedTree};
+use sha2::{Digest, Sha256};
+use verity::{HashArea, Match, ReadAreaError, ReadAt, RottenBlock, TreeError, VerifiedTree};
 
-/// A block of an image, proved by the image's hash tree: the only thing that is
+use crate::ports::Part;
+
+/// A block of an image or of its hash tree, proved by the root hash: the only thing that is
 /// ever written to the booted slot. It cannot be made in another way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proven {
     root_hash: RootHash,
+    part: Part,
     block: u64,
     bytes: Vec<u8>,
 }
@@ -19,12 +24,58 @@ impl Proven {
         &self.root_hash
     }
 
-    /// Returns its number in the image.
+    /// Returns the block `rotten` of a hash tree, if `bytes` are it.
+    pub(super) fn of_tree(
+        root_hash: RootHash,
+        rotten: &RottenBlock<'_>,
+        bytes: Vec<u8>,
+    ) -> Option<Self> {
+        rotten.is(&bytes).then_some(Self {
+            root_hash,
+            part: Part::Verity,
+            block: rotten.offset() / BLOCK_SIZE,
+            bytes,
+        })
+    }
+
+    /// Returns the superblock, if with `bytes` in front the tree on `device` is the file
+    /// that the release calls `blob`.
+    pub(super) fn superblock(
+        root_hash: RootHash,
+        bytes: Vec<u8>,
+        device: &impl ReadAt,
+        blob: &Blob,
+    ) -> Option<Self> {
+        let mut digest = Sha256::new_with_prefix(&bytes);
+        let mut buffer = vec![0; CHUNK];
+        let mut offset = u64::try_from(bytes.len()).ok()?;
+        while offset < blob.size {
+            let left = usize::try_from(blob.size - offset).unwrap_or(CHUNK);
+            let chunk = buffer.get_mut(..left.min(CHUNK))?;
+            device.read_exact_at(chunk, offset).ok()?;
+            digest.update(&*chunk);
+            offset = offset.saturating_add(u64::try_from(chunk.len()).ok()?);
+        }
+        let is_whole = release::Digest::new(digest.finalize().into()) == blob.sha256;
+        is_whole.then_some(Self {
+            root_hash,
+            part: Part::Verity,
+            block: 0,
+            bytes,
+        })
+    }
+
+    /// Returns where it lies: in the image, or in its hash tree.
+    pub const fn part(&self) -> Part {
+        self.part
+    }
+
+    /// Returns its number there.
     pub const fn block(&self) -> u64 {
         self.block
     }
 
-    /// Returns its offset in the image.
+    /// Returns its offset there.
     pub const fn offset(&self) -> u64 {
         self.block.saturating_mul(BLOCK_SIZE)
     }
@@ -34,6 +85,9 @@ impl Proven {
         &self.bytes
     }
 }
+
+/// How much of a hash tree is read at once.
+const CHUNK: usize = 64 << 10;
 
 /// An image's hash tree, for proving.
 #[derive(Debug)]
@@ -93,6 +147,7 @@ impl<R: ReadAt> Prover<R> {
             Match::Different => None,
             Match::Same => Some(Proven {
                 root_hash: self.root_hash,
+                part: Part::Root,
                 block,
                 bytes: bytes.to_vec(),
             }),

@@ -27,7 +27,7 @@ mod preview;
 mod recipe;
 mod survey;
 mod target;
-mod tree;
+pub(crate) mod tree;
 mod ways;
 
 use partition_layout::{RootHash, Slot};

@@ -332,7 +332,7 @@ fn cost(
 }
 
 /// Where the parts of the release's tree lie: behind a block for the superblock.
-fn area_of(release: &Release) -> Result<HashArea, StageError> {
+pub(crate) fn area_of(release: &Release) -> Result<HashArea, StageError> {
     let verity = &release.verity;
     let size = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
     let params = Params {

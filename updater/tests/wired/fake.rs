@@ -622,7 +622,12 @@ impl Slots for FakeNode {
         world.operation("mend")?;
         let offset = usize::try_from(proven.offset()).unwrap();
         let end = offset + proven.bytes().len();
-        world.slots[index(booted)].root[offset..end].copy_from_slice(proven.bytes());
+        let slot = &mut world.slots[index(booted)];
+        let part = match proven.part() {
+            Part::Root => &mut slot.root,
+            Part::Verity => &mut slot.verity,
+        };
+        part[offset..end].copy_from_slice(proven.bytes());
         Ok(())
     }
 }

@@ -122,22 +122,82 @@ async fn a_block_that_nobody_has_is_told_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_hash_tree_that_rots_is_told_and_nothing_is_written() {
-    // The superblock, the root block, the last leaf.
-    for offset in [3, BLOCK, 4 * BLOCK + 7] {
+async fn a_hash_tree_that_rots_is_made_again_from_its_blocks_without_a_network() {
+    // The root block, a leaf, two leaves; 300 blocks have three.
+    for rotten in [
+        vec![BLOCK + 5],
+        vec![4 * BLOCK + 7],
+        vec![2 * BLOCK, 3 * BLOCK],
+    ] {
         let stand = Stand::new();
         let daemon = stand.daemon().await;
-        stand.node.rot_part(Slot::A, Part::Verity, offset);
-        let rotten = stand.node.slot_bytes(Slot::A);
+        let sound = stand.node.slot_bytes(Slot::A);
+        stand.repository.lie(Lie::Gone);
+        for offset in &rotten {
+            stand.node.rot_part(Slot::A, Part::Verity, *offset);
+        }
+        assert!(stand.node.slot_bytes(Slot::A) != sound);
         read(&stand.node, &daemon).await;
-        assert!(stand.node.slot_bytes(Slot::A) == rotten, "at {offset}");
+        assert!(stand.node.slot_bytes(Slot::A) == sound, "{rotten:?}");
         let (event, message) = last_event(&daemon).unwrap();
-        assert_eq!(event, "rotten", "at {offset}");
+        assert_eq!(event, "mended", "{rotten:?}");
+        assert!(message.contains("hash tree made again"), "{message}");
+        // The rest of the image is read soon, and not in a week.
+        assert_eq!(stand.node.record(Record::Reading), None);
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_of_a_hash_tree_cannot_be_made_again_is_fetched_and_need_not_be_believed() {
+    // The superblock; a leaf, with a block that it is about.
+    for (tree, root) in [
+        (3, None),
+        (8, None),
+        (20, None),
+        (4 * BLOCK, Some(299 * BLOCK)),
+    ] {
+        let stand = Stand::new();
+        let daemon = stand.daemon().await;
+        let sound = stand.node.slot_bytes(Slot::A);
+        stand.node.rot_part(Slot::A, Part::Verity, tree);
+        for offset in root {
+            stand.node.rot(Slot::A, offset);
+        }
+        stand
+            .repository
+            .lie(Lie::FlipOnce(Which::Verity, tree / BLOCK * BLOCK + 9));
+        read(&stand.node, &daemon).await;
+        // What the tree was about is found by the next reading.
+        stand.repository.lie(Lie::None);
+        read(&stand.node, &daemon).await;
+        assert!(stand.node.slot_bytes(Slot::A) == sound, "{tree}");
+        let events = daemon.handle.view().node.history.clone();
+        let mended = |it: &&updater::records::HistoryLine| it.event.as_str() == "mended";
+        let told = events.iter().find(mended).unwrap();
         assert!(
-            message.contains("hash tree") || message.contains("prove"),
-            "{message}"
+            told.message
+                .contains("hash tree mended from the repository"),
+            "{told:?}"
         );
-        // It is told once, not at every look.
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_hash_tree_that_nobody_has_is_told_once_and_left_as_it_is() {
+    for lie in [Lie::Gone, Lie::Flip(Which::Verity, 4 * BLOCK + 1)] {
+        let stand = Stand::new();
+        let daemon = stand.daemon().await;
+        stand.node.rot_part(Slot::A, Part::Verity, 4 * BLOCK + 7);
+        stand.node.rot(Slot::A, 299 * BLOCK);
+        let rotten = stand.node.slot_bytes(Slot::A);
+        stand.repository.lie(lie);
+        read(&stand.node, &daemon).await;
+        assert!(stand.node.slot_bytes(Slot::A) == rotten);
+        let (event, message) = last_event(&daemon).unwrap();
+        assert_eq!(event, "rotten");
+        assert!(message.contains("hash tree"), "{message}");
         let reading = stand.node.record(Record::Reading).unwrap();
         assert!(reading.contains("\"finished\": \"20"), "{reading}");
         daemon.stop().await;
