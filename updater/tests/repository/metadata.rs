@@ -477,6 +477,31 @@ fn a_mirror_has_the_word_when_the_repository_has_none_to_be_believed() {
 }
 
 #[test]
+fn a_dead_repository_is_asked_after_its_mirrors_for_a_while() {
+    let folder = folder();
+    let publisher = Publisher::of(folder.path(), &["1"]);
+    publisher.publish();
+    let dead = Server::start(|_, stream| status(stream, "503 Service Unavailable"));
+    let mut node = Node::trusting(&publisher);
+    let dead_one = Repository::parse(dead.address()).unwrap();
+    node.settings.repositories.insert(0, dead_one);
+    let mut releases = node.releases();
+    let stop = Stopper::new().1;
+    releases.refresh(&stop).unwrap();
+    let asked = dead.requests().len();
+    assert!(asked > 0);
+    releases.refresh(&stop).unwrap();
+    releases.release(None, &stop).unwrap();
+    assert_eq!(dead.requests().len(), asked);
+    // When the mirror has nothing either, it is asked again.
+    std::fs::remove_dir_all(folder.path().join("metadata")).unwrap();
+    let (name, words) = told(releases.refresh(&stop));
+    assert_eq!(name, "unreachable");
+    assert!(words.contains(dead.address()), "{words}");
+    assert!(dead.requests().len() > asked);
+}
+
+#[test]
 fn a_release_that_the_repository_does_not_know_is_not_looked_for_elsewhere() {
     let (first, second) = (folder(), folder());
     let publisher = Publisher::of(first.path(), &["1"]);
