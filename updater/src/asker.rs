@@ -3,6 +3,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 /// Who asked.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,6 +32,49 @@ impl Asker {
             Self::Policy => "policy",
             Self::Caller { .. } => "caller",
         }
+    }
+}
+
+/// Who asked, as far as that is known: a caller is answered first and looked up meanwhile.
+#[derive(Debug, Clone)]
+pub enum Asking {
+    Known(Asker),
+    /// Ends when nothing more is to be learned.
+    LookedUp(watch::Receiver<Option<Asker>>),
+}
+
+impl Asking {
+    /// Waits until it is known who asked. It must be used from a thread that may block.
+    pub fn wait(&self) -> Asker {
+        let mut learned = match self {
+            Self::Known(asker) => return asker.clone(),
+            Self::LookedUp(learned) => learned.clone(),
+        };
+        let learned = Handle::current().block_on(async {
+            let known = learned.wait_for(Option::is_some).await;
+            known.ok().and_then(|asker| asker.clone())
+        });
+        learned.unwrap_or(Asker::Caller {
+            uid: None,
+            unit: None,
+        })
+    }
+
+    /// Returns whether the node's settings did.
+    pub const fn is_policy(&self) -> bool {
+        matches!(self, Self::Known(Asker::Policy))
+    }
+}
+
+impl From<Asker> for Asking {
+    fn from(asker: Asker) -> Self {
+        Self::Known(asker)
+    }
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self::Known(Asker::default())
     }
 }
 

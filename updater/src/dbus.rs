@@ -3,11 +3,13 @@
 //! Everything here translates and decides nothing. The interface is the one in
 //! `systemd-units/dbus/io.bistable.Updater1.xml`, and a test holds it to that.
 //! No method waits for a device: they put a request to the head, or read what
-//! it has published.
+//! it has published. How many callers are heard at once is up to the [`door`].
 
 pub mod arguments;
 mod caller;
+mod door;
 mod error;
+mod frames;
 mod job_object;
 mod publisher;
 mod values;
@@ -19,7 +21,8 @@ use zbus::message::Header;
 use zbus::{Connection, ObjectPath, Variant};
 
 use self::arguments::{complaint, plan_ask, stage_ask, text};
-use self::caller::caller;
+pub use self::caller::Callers;
+pub use self::door::connect;
 pub use self::error::BusError;
 pub use self::job_object::job_path;
 pub use self::publisher::publish;
@@ -49,17 +52,25 @@ pub struct Manager {
     settings: Settings,
     metrics: Metrics,
     scrub: Bell,
+    callers: Callers,
 }
 
 impl Manager {
     /// Speaks for the head behind `handle`, its settings, its numbers, and who reads the
-    /// booted image.
-    pub const fn new(handle: Handle, settings: Settings, metrics: Metrics, scrub: Bell) -> Self {
+    /// booted image, to `callers`.
+    pub const fn new(
+        handle: Handle,
+        settings: Settings,
+        metrics: Metrics,
+        scrub: Bell,
+        callers: Callers,
+    ) -> Self {
         Self {
             handle,
             settings,
             metrics,
             scrub,
+            callers,
         }
     }
 
@@ -69,24 +80,19 @@ impl Manager {
         bus: &Connection,
         header: &Header<'_>,
     ) -> Result<ObjectPath<'static>, BusError> {
-        let asker = caller(bus, header).await;
+        let asker = self.callers.look_up(header);
         match self.handle.request_by(asker, request).await? {
             Accepted::Job(job) => {
                 // Before its path is told, it is there.
-                job_object::export(bus, &self.handle, &job).await?;
+                job_object::export(bus, &self.handle, &self.callers, &job).await?;
                 Ok(job_path(job.id))
             }
             Accepted::Done | Accepted::Nothing => Err(BusError::internal("no job was begun")),
         }
     }
 
-    async fn wait(
-        &self,
-        request: Request,
-        bus: &Connection,
-        header: &Header<'_>,
-    ) -> Result<(), BusError> {
-        let asker = caller(bus, header).await;
+    async fn wait(&self, request: Request, header: &Header<'_>) -> Result<(), BusError> {
+        let asker = self.callers.look_up(header);
         self.handle.request_by(asker, request).await?;
         Ok(())
     }
@@ -136,7 +142,7 @@ impl Manager {
         Ok(match self.handle.proceed().await? {
             Accepted::Job(job) => {
                 // Before it is told, it is there.
-                job_object::export(bus, &self.handle, &job).await?;
+                job_object::export(bus, &self.handle, &self.callers, &job).await?;
                 job.kind.as_str()
             }
             Accepted::Done => "reboot",
@@ -148,13 +154,8 @@ impl Manager {
         Ok(self.settings.reload().await?)
     }
 
-    async fn reboot(
-        &self,
-        #[zbus(connection)] bus: &Connection,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<(), BusError> {
-        self.wait(Request::Reboot(Restart::InOrder), bus, &header)
-            .await
+    async fn reboot(&self, #[zbus(header)] header: Header<'_>) -> Result<(), BusError> {
+        self.wait(Request::Reboot(Restart::InOrder), &header).await
     }
 
     #[zbus(out_args("job"))]
@@ -168,12 +169,8 @@ impl Manager {
         self.begin(Request::Rollback { reason }, bus, &header).await
     }
 
-    async fn mark_good(
-        &self,
-        #[zbus(connection)] bus: &Connection,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<(), BusError> {
-        self.wait(Request::MarkGood, bus, &header).await
+    async fn mark_good(&self, #[zbus(header)] header: Header<'_>) -> Result<(), BusError> {
+        self.wait(Request::MarkGood, &header).await
     }
 
     async fn mark_bad(
@@ -184,7 +181,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), BusError> {
         let marked = self
-            .wait(Request::MarkBad(complaint(reason, &details)?), bus, &header)
+            .wait(Request::MarkBad(complaint(reason, &details)?), &header)
             .await;
         if self.handle.view().node.nothing_else_boots() {
             // Whether or not all of it could be written down.
@@ -208,12 +205,10 @@ impl Manager {
     async fn forgive(
         &self,
         root_hash: &str,
-        #[zbus(connection)] bus: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), BusError> {
         let root_hash = arguments::root_hash(root_hash)?;
-        self.wait(Request::Forgive { root_hash }, bus, &header)
-            .await
+        self.wait(Request::Forgive { root_hash }, &header).await
     }
 
     fn scrub(&self) -> Result<(), BusError> {

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::handle::{Accepted, Automation, Handle, JobWish, RequestError, View};
 use self::handle::{Call, Reply, SETTLING};
 use self::steward::{Elsewhere, Known, Steward};
-use crate::asker::Asker;
+use crate::asker::{Asker, Asking};
 use crate::derive;
 use crate::hands::{Device, Hands, Network, Order};
 use crate::job::{Job, JobKind, RunningJob, Windows};
@@ -55,7 +55,7 @@ pub struct Head<C> {
     /// Waits for the order at work.
     waiting: Option<Reply>,
     /// Who asked for what is no job.
-    asker: Asker,
+    asker: Asking,
     running: Option<RunningJob>,
     finished: VecDeque<Job>,
     next_job: u64,
@@ -142,7 +142,7 @@ where
         publish,
         stopper: None,
         waiting: None,
-        asker: Asker::Updater,
+        asker: Asking::default(),
         running: None,
         finished: VecDeque::new(),
         next_job: 1,
@@ -237,7 +237,7 @@ impl<C: Clock> Head<C> {
         matches!(self.state(), State::Watching { .. })
     }
 
-    async fn answer(&mut self, request: Request, asker: Asker, reply: Reply) {
+    async fn answer(&mut self, request: Request, asker: Asking, reply: Reply) {
         let kind = match &request {
             Request::Check => Some((JobKind::Check, None)),
             Request::Stage(ask) => Some((JobKind::Stage, ask.version.clone())),
@@ -279,7 +279,7 @@ impl<C: Clock> Head<C> {
     /// Does what the settings allow now.
     async fn proceed(&mut self, reply: Reply) {
         match self.steward.next(self.known(), self.clock.now()) {
-            Ok(request) => self.answer(request, Asker::Policy, reply).await,
+            Ok(request) => self.answer(request, Asker::Policy.into(), reply).await,
             Err(held) => {
                 tracing::debug!(reason = held.name(), "held");
                 self.publish();
@@ -288,7 +288,7 @@ impl<C: Clock> Head<C> {
         }
     }
 
-    async fn ask_of_job(&mut self, id: u64, wish: JobWish, asker: Asker, reply: Reply) {
+    async fn ask_of_job(&mut self, id: u64, wish: JobWish, asker: Asking, reply: Reply) {
         let Some(running) = self.running.as_mut().filter(|running| running.job.id == id) else {
             return answer(reply, Err(RequestError::Refused(Refused::NoSuchJob)));
         };
@@ -299,7 +299,7 @@ impl<C: Clock> Head<C> {
             JobWish::Pause => {}
         }
         // The job stays that of who asked for it.
-        self.answer(wish.into(), Asker::Updater, reply).await;
+        self.answer(wish.into(), Asking::default(), reply).await;
     }
 
     /// Holds a job of its own up when the windows close, and lets it go on when
@@ -468,7 +468,7 @@ impl<C: Clock> Head<C> {
             Outcome::Cancelled => {}
         }
         let running = self.running.take()?;
-        if running.asker == Asker::Policy {
+        if running.asker.is_policy() {
             self.steward.learn(&running.job, &outcome, self.clock.now());
         }
         self.finished.push_back(running.job.clone());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use partition_layout::{BootEntry, Counter, RootHash, Slot, Version};
 
-use crate::asker::Asker;
+use crate::asker::Asking;
 use crate::derive;
 use crate::history::{self, Happened, HistoryLine};
 use crate::journal;
@@ -40,9 +40,9 @@ pub struct Order {
     pub stop: Stop,
     pub meter: Arc<Meter>,
     /// Who asked for it.
-    pub asker: Asker,
+    pub asker: Asking,
     /// Who asked the job that it belongs to, to stop.
-    pub cancelled_by: Option<Asker>,
+    pub cancelled_by: Option<Asking>,
 }
 
 /// The devices of a node, the network, and a clock.
@@ -389,9 +389,11 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
 
     fn remember(&self, note: &Note, order: &Order) -> Result<(), Stopped> {
         let message = match (note.event, &order.cancelled_by) {
-            (Happened::StageCancelled, Some(asker)) => format!("cancelled by {asker}"),
+            (Happened::StageCancelled, Some(asker)) => format!("cancelled by {}", asker.wait()),
             _ => note.message.clone(),
         };
+        let asker = order.asker.wait();
+        let who = asker.as_str();
         let line = HistoryLine {
             when: self.clock.now(),
             event: note.event,
@@ -399,7 +401,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             root_hash: Some(note.root_hash),
             slot: note.slot,
             message,
-            by: Some(order.asker.clone()),
+            by: Some(asker),
             error: note.error.map(|name| name.short().to_owned()),
             cost: (&order.meter.tally()).into(),
         };
@@ -408,7 +410,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             event = line.event.as_str(),
             version = %note.version,
             root_hash = %note.root_hash,
-            who = order.asker.as_str(),
+            who,
             fetched = line.cost.fetched,
             copied = line.cost.copied,
             reason = line.message,

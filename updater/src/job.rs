@@ -5,7 +5,7 @@ use std::sync::Arc;
 use partition_layout::Version;
 use tokio::sync::watch;
 
-use crate::asker::Asker;
+use crate::asker::Asking;
 use crate::machine::Outcome;
 use crate::meter::{Meter, Work};
 
@@ -55,15 +55,15 @@ pub(crate) enum Windows {
 pub(crate) struct RunningJob {
     pub(crate) job: Job,
     pub(crate) meter: Arc<Meter>,
-    pub(crate) asker: Asker,
+    pub(crate) asker: Asking,
     pub(crate) windows: Windows,
     /// Who asked it to stop, if somebody did.
-    pub(crate) cancelled_by: Option<Asker>,
+    pub(crate) cancelled_by: Option<Asking>,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
 impl RunningJob {
-    pub(crate) fn begin(id: u64, kind: JobKind, version: Option<Version>, asker: Asker) -> Self {
+    pub(crate) fn begin(id: u64, kind: JobKind, version: Option<Version>, asker: Asking) -> Self {
         let (meter, work) = Meter::new();
         if version.is_some() {
             meter.name(version);
@@ -77,14 +77,10 @@ impl RunningJob {
                 outcome,
             },
             meter: Arc::new(meter),
-            windows: match (&asker, kind) {
-                (Asker::Policy, JobKind::Stage) => Windows::Heeded,
-                // A check is allowed at any time, and a caller knows the time.
-                (
-                    Asker::Policy,
-                    JobKind::Check | JobKind::Plan | JobKind::Rollback | JobKind::Mend,
-                )
-                | (Asker::Updater | Asker::Caller { .. }, _) => Windows::Ignored,
+            // A check is allowed at any time, and a caller knows the time.
+            windows: match asker.is_policy() && kind == JobKind::Stage {
+                true => Windows::Heeded,
+                false => Windows::Ignored,
             },
             asker,
             cancelled_by: None,

@@ -152,7 +152,9 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(DaemonError::Signal)?;
+    // Over one it asks others, over the other it is asked: see `dbus::connect`.
     let bus = zbus::Connection::system().await.map_err(DaemonError::Bus)?;
+    let address = zbus::Address::system().map_err(DaemonError::Bus)?;
     let paths = Paths::default();
     let read = settings::read_first(&sources);
     if let Some(mistake) = &read.mistake {
@@ -191,19 +193,22 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
     let settings = Settings::new(sources, config, handle.clone());
     let scrub = Keeper::new(reader, SystemClock, handle.clone());
     let metrics = Metrics::new(handle.clone(), rests).beside(scrub.progress());
+    let callers = dbus::Callers::new(bus);
     let manager = dbus::Manager::new(
         handle.clone(),
         settings.clone(),
         metrics.clone(),
         scrub.bell(),
+        callers.clone(),
     );
+    let bus = dbus::connect(&address).await.map_err(DaemonError::Bus)?;
     bus.object_server()
         .at(dbus::MANAGER_PATH, manager)
         .await
         .map_err(DaemonError::Bus)?;
     let publisher = {
         let (bus, handle) = (bus.clone(), handle.clone());
-        tokio::spawn(async move { dbus::publish(&bus, &handle).await })
+        tokio::spawn(async move { dbus::publish(&bus, &handle, &callers).await })
     };
     bus.request_name(dbus::BUS_NAME)
         .await

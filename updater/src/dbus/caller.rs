@@ -2,27 +2,66 @@
 //! done that by its own rules.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
+use zbus::names::{BusName, OwnedUniqueName};
 use zbus::{Connection, Fd, OwnedObjectPath};
 
-use crate::asker::Asker;
+use crate::asker::{Asker, Asking};
 
-/// The bus and systemd answer within a millisecond or so. Where one does not,
-/// the call goes on and its line in the history is shorter.
+/// The bus and systemd answer within a millisecond or so. Where one does not, the line in
+/// the history is shorter.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How many callers are looked up at once: one job is at work at a time, and who else calls
+/// is refused.
+const PLACES: usize = 8;
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
-/// Returns who sent the message with this header.
-pub(super) async fn caller(bus: &Connection, header: &Header<'_>) -> Asker {
-    let (uid, process) = match timeout(PATIENCE, credentials(bus, header)).await {
+/// Looks up who calls, over a connection of its own: the answers come while nobody is let
+/// in at the other one.
+#[derive(Debug, Clone)]
+pub struct Callers {
+    bus: Connection,
+    places: Arc<Semaphore>,
+}
+
+impl Callers {
+    /// Asks `bus`.
+    pub fn new(bus: Connection) -> Self {
+        Self {
+            bus,
+            places: Arc::new(Semaphore::new(PLACES)),
+        }
+    }
+
+    /// Begins to look up who sent the message with this header; whoever wants to know may
+    /// wait for it.
+    pub(super) fn look_up(&self, header: &Header<'_>) -> Asking {
+        let (learned, learning) = watch::channel(None);
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        if let (Ok(place), Some(sender)) = (place, header.sender()) {
+            let bus = self.bus.clone();
+            let sender = OwnedUniqueName::from(sender.to_owned());
+            tokio::spawn(async move {
+                learned.send_replace(Some(caller(&bus, sender).await));
+                drop(place);
+            });
+        }
+        Asking::LookedUp(learning)
+    }
+}
+
+async fn caller(bus: &Connection, sender: OwnedUniqueName) -> Asker {
+    let (uid, process) = match timeout(PATIENCE, credentials(bus, sender)).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
             tracing::debug!(%error, "the bus does not tell who calls");
@@ -46,14 +85,11 @@ pub(super) async fn caller(bus: &Connection, header: &Header<'_>) -> Asker {
 
 async fn credentials(
     bus: &Connection,
-    header: &Header<'_>,
+    sender: OwnedUniqueName,
 ) -> zbus::Result<(Option<u32>, Option<OwnedFd>)> {
-    let Some(sender) = header.sender() else {
-        return Ok((None, None));
-    };
     let known = DBusProxy::new(bus)
         .await?
-        .get_connection_credentials(sender.clone().into())
+        .get_connection_credentials(BusName::from(sender))
         .await?;
     let (uid, number) = (known.unix_user_id(), known.process_id());
     let process = known.into_process_fd().map(OwnedFd::from);

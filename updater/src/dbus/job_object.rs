@@ -5,7 +5,7 @@ use zbus::message::Header;
 use zbus::object_server::{InterfaceRef, SignalEmitter};
 use zbus::{Connection, ObjectPath, Variant, interface};
 
-use super::caller::caller;
+use super::caller::Callers;
 use super::error::BusError;
 use super::publisher::emit_changes;
 use super::values::Dictionary;
@@ -29,17 +29,13 @@ pub fn job_path(id: u64) -> ObjectPath<'static> {
 #[derive(Debug)]
 pub(super) struct JobObject {
     handle: Handle,
+    callers: Callers,
     job: Job,
 }
 
 impl JobObject {
-    async fn ask(
-        &self,
-        wish: JobWish,
-        bus: &Connection,
-        header: &Header<'_>,
-    ) -> Result<(), BusError> {
-        let asker = caller(bus, header).await;
+    async fn ask(&self, wish: JobWish, header: &Header<'_>) -> Result<(), BusError> {
+        let asker = self.callers.look_up(header);
         self.handle.ask_of_job_by(asker, self.job.id, wish).await?;
         Ok(())
     }
@@ -47,28 +43,16 @@ impl JobObject {
 
 #[interface(name = "io.bistable.Updater1.Job", introspection_docs = false)]
 impl JobObject {
-    async fn cancel(
-        &self,
-        #[zbus(connection)] bus: &Connection,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<(), BusError> {
-        self.ask(JobWish::Cancel, bus, &header).await
+    async fn cancel(&self, #[zbus(header)] header: Header<'_>) -> Result<(), BusError> {
+        self.ask(JobWish::Cancel, &header).await
     }
 
-    async fn pause(
-        &self,
-        #[zbus(connection)] bus: &Connection,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<(), BusError> {
-        self.ask(JobWish::Pause, bus, &header).await
+    async fn pause(&self, #[zbus(header)] header: Header<'_>) -> Result<(), BusError> {
+        self.ask(JobWish::Pause, &header).await
     }
 
-    async fn resume(
-        &self,
-        #[zbus(connection)] bus: &Connection,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<(), BusError> {
-        self.ask(JobWish::Resume, bus, &header).await
+    async fn resume(&self, #[zbus(header)] header: Header<'_>) -> Result<(), BusError> {
+        self.ask(JobWish::Resume, &header).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -211,10 +195,16 @@ fn properties(job: &Job) -> Dictionary {
 }
 
 /// Puts a job on the bus, unless it is there, and keeps its listeners told.
-pub(super) async fn export(bus: &Connection, handle: &Handle, job: &Job) -> zbus::Result<()> {
+pub(super) async fn export(
+    bus: &Connection,
+    handle: &Handle,
+    callers: &Callers,
+    job: &Job,
+) -> zbus::Result<()> {
     let path = job_path(job.id);
     let object = JobObject {
         handle: handle.clone(),
+        callers: callers.clone(),
         job: job.clone(),
     };
     if bus.object_server().at(&path, object).await?.is_some() {

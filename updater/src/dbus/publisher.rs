@@ -6,6 +6,7 @@ use zbus::names::InterfaceName;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, Variant};
 
+use super::caller::Callers;
 use super::values::{self, Dictionary};
 use super::{MANAGER_PATH, job_object};
 use crate::driver::Handle;
@@ -14,7 +15,7 @@ const INTERFACE: &str = "io.bistable.Updater1.Manager";
 
 /// Tells the bus what changes, and keeps the objects of jobs there. Ends when
 /// the head does.
-pub async fn publish(bus: &Connection, handle: &Handle) -> zbus::Result<()> {
+pub async fn publish(bus: &Connection, handle: &Handle, callers: &Callers) -> zbus::Result<()> {
     let emitter = SignalEmitter::new(bus, MANAGER_PATH)?;
     let mut views = handle.follow();
     let mut told = values::properties(&views.borrow_and_update().clone());
@@ -23,7 +24,7 @@ pub async fn publish(bus: &Connection, handle: &Handle) -> zbus::Result<()> {
         let view = views.borrow_and_update().clone();
         for job in &view.jobs {
             if exported.insert(job.id) {
-                job_object::export(bus, handle, job).await?;
+                job_object::export(bus, handle, callers, job).await?;
             }
         }
         let gone = |id: &u64| view.jobs.iter().all(|job| job.id != *id);

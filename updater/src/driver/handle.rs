@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::asker::Asker;
+use crate::asker::{Asker, Asking};
 use crate::job::Job;
 use crate::machine::{Holder, Request};
 use crate::node::Node;
@@ -70,7 +70,7 @@ pub(super) type Reply = oneshot::Sender<Result<Accepted, RequestError>>;
 pub(super) enum Call {
     Ask {
         request: Request,
-        asker: Asker,
+        asker: Asking,
         reply: Reply,
     },
     /// Does what the settings allow now.
@@ -80,7 +80,7 @@ pub(super) enum Call {
     AskOfJob {
         id: u64,
         wish: JobWish,
-        asker: Asker,
+        asker: Asking,
         reply: Reply,
     },
     /// Looks whether a window has opened or closed.
@@ -127,13 +127,13 @@ impl Handle {
     /// Puts somebody's request to the head.
     pub async fn request_by(
         &self,
-        asker: Asker,
+        asker: impl Into<Asking>,
         request: Request,
     ) -> Result<Accepted, RequestError> {
         let (reply, answer) = oneshot::channel();
         let ask = Call::Ask {
             request,
-            asker,
+            asker: asker.into(),
             reply,
         };
         self.call(ask, answer).await
@@ -158,7 +158,7 @@ impl Handle {
     /// Asks something of a job, for somebody.
     pub async fn ask_of_job_by(
         &self,
-        asker: Asker,
+        asker: impl Into<Asking>,
         id: u64,
         wish: JobWish,
     ) -> Result<Accepted, RequestError> {
@@ -166,7 +166,7 @@ impl Handle {
         let call = Call::AskOfJob {
             id,
             wish,
-            asker,
+            asker: asker.into(),
             reply,
         };
         self.call(call, answer).await

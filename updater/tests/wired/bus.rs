@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use updater::cli::bus::{JobProxy, ManagerProxy};
 use updater::config::Sources;
-use updater::dbus;
+use updater::dbus::{self, Callers};
 use updater::driver::{Handle, View};
 use updater::metrics::Metrics;
 use updater::pace::Rests;
@@ -57,6 +57,20 @@ impl PrivateBus {
         }
     }
 
+    /// As the daemon does: through the door.
+    pub(crate) async fn serve(&self) -> Connection {
+        let address = self.address.parse().unwrap();
+        dbus::connect(&address).await.unwrap()
+    }
+
+    pub(crate) async fn callers(&self) -> Callers {
+        Callers::new(self.connect().await)
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(crate) async fn connect(&self) -> Connection {
         zbus::connection::Builder::address(self.address.as_str())
             .build()
@@ -78,18 +92,18 @@ pub(crate) fn settings(handle: &Handle, folder: &Path) -> Settings {
     Settings::new(sources, watch::Sender::new(Arc::default()), handle.clone())
 }
 
-struct Stand {
-    _bus: PrivateBus,
-    node: FakeNode,
+pub(crate) struct Stand {
+    pub(crate) bus: PrivateBus,
+    pub(crate) node: FakeNode,
     repository: FakeRepository,
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
     client: Connection,
     publisher: JoinHandle<zbus::Result<()>>,
     settings: TempDir,
 }
 
 impl Stand {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let (one, two) = (image("1", 1, 300), image("2", 2, 300));
         let node = FakeNode::running(&one.1);
         let repository = FakeRepository::with(&[&one, &two]);
@@ -99,11 +113,17 @@ impl Stand {
     async fn with(node: FakeNode, repository: FakeRepository) -> Self {
         let bus = PrivateBus::start();
         let daemon = Daemon::start(&node, &repository).await;
-        let server = bus.connect().await;
+        let (server, callers) = (bus.serve().await, bus.callers().await);
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(&daemon.handle, folder.path());
         let metrics = Metrics::new(daemon.handle.clone(), Rests::default());
-        let manager = dbus::Manager::new(daemon.handle.clone(), settings, metrics, Bell::default());
+        let manager = dbus::Manager::new(
+            daemon.handle.clone(),
+            settings,
+            metrics,
+            Bell::default(),
+            callers.clone(),
+        );
         server
             .object_server()
             .at(dbus::MANAGER_PATH, manager)
@@ -111,10 +131,11 @@ impl Stand {
             .unwrap();
         server.request_name(dbus::BUS_NAME).await.unwrap();
         let handle = daemon.handle.clone();
-        let publisher = tokio::spawn(async move { dbus::publish(&server, &handle).await });
+        let publisher =
+            tokio::spawn(async move { dbus::publish(&server, &handle, &callers).await });
         let client = bus.connect().await;
         Self {
-            _bus: bus,
+            bus,
             node,
             repository,
             daemon,
@@ -124,7 +145,7 @@ impl Stand {
         }
     }
 
-    async fn manager(&self) -> ManagerProxy<'_> {
+    pub(crate) async fn manager(&self) -> ManagerProxy<'_> {
         ManagerProxy::new(&self.client).await.unwrap()
     }
 
@@ -138,7 +159,7 @@ impl Stand {
         proxy.get_all(interface.try_into().unwrap()).await.unwrap()
     }
 
-    async fn manager_properties(&self) -> HashMap<String, OwnedVariant> {
+    pub(crate) async fn manager_properties(&self) -> HashMap<String, OwnedVariant> {
         self.properties(dbus::MANAGER_PATH, "io.bistable.Updater1.Manager")
             .await
     }
@@ -153,13 +174,13 @@ impl Stand {
         proxy.introspect().await.unwrap()
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.daemon.stop().await;
         self.publisher.abort();
     }
 }
 
-fn text(properties: &HashMap<String, OwnedVariant>, name: &str) -> String {
+pub(crate) fn text(properties: &HashMap<String, OwnedVariant>, name: &str) -> String {
     String::try_from(properties[name].try_clone().unwrap()).unwrap()
 }
 
@@ -167,7 +188,7 @@ fn number(properties: &HashMap<String, OwnedVariant>, name: &str) -> u64 {
     u64::try_from(&properties[name]).unwrap()
 }
 
-fn error_name(error: zbus::Error) -> String {
+pub(crate) fn error_name(error: zbus::Error) -> String {
     let zbus::Error::MethodError(name, ..) = error else {
         panic!("no error of ours: {error:?}")
     };
@@ -471,7 +492,7 @@ async fn only_the_last_jobs_stay_on_the_bus() {
 }
 
 /// Answers within a time in which nothing that waits for the hands is answered.
-async fn answered<T>(call: impl Future<Output = T>) -> T {
+pub(crate) async fn answered<T>(call: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, call).await.expect("an answer")
 }
 
@@ -543,7 +564,7 @@ async fn every_call_is_answered_while_the_hands_are_stuck_in_a_write() {
 async fn a_client_that_vanishes_harms_nothing() {
     let stand = Stand::new().await;
     stand.node.barrier.close();
-    let client = stand._bus.connect().await;
+    let client = stand.bus.connect().await;
     let manager = ManagerProxy::new(&client).await.unwrap();
     let path = manager.stage("2", HashMap::new()).await.unwrap();
     stand.node.barrier.holds().await;

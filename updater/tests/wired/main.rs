@@ -19,6 +19,8 @@ mod esp;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod followed;
 #[cfg(test)]
 mod gate;

@@ -1,9 +1,11 @@
 //! What systemd is asked for.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use updater::asker::Asker;
-use updater::cli::bus::ManagerProxy;
+use updater::cli::bus::{JobProxy, ManagerProxy};
 use updater::dbus;
 use updater::host::Switch;
 use updater::metrics::Metrics;
@@ -12,7 +14,7 @@ use updater::ports::{Power, Record, Restart};
 use updater::scrub::keeper::Bell;
 use zbus::{ObjectPath, interface};
 
-use super::bus::{PrivateBus, settings};
+use super::bus::{PrivateBus, Stand, answered, settings};
 use super::fake::FakeNode;
 use super::gate::Daemon;
 use super::network::{FakeRepository, image};
@@ -94,7 +96,13 @@ async fn the_history_names_the_callers_user_and_unit_as_far_as_they_are_known() 
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(&daemon.handle, folder.path());
     let metrics = Metrics::new(daemon.handle.clone(), Rests::default());
-    let manager = dbus::Manager::new(daemon.handle.clone(), settings, metrics, Bell::default());
+    let manager = dbus::Manager::new(
+        daemon.handle.clone(),
+        settings,
+        metrics,
+        Bell::default(),
+        bus.callers().await,
+    );
     let objects = server.object_server();
     objects.at(dbus::MANAGER_PATH, manager).await.unwrap();
     server.request_name(dbus::BUS_NAME).await.unwrap();
@@ -120,6 +128,53 @@ async fn the_history_names_the_callers_user_and_unit_as_far_as_they_are_known() 
         assert_eq!(line.by, Some(Asker::Caller { uid, unit }));
     }
     daemon.stop().await;
+}
+
+/// The same, and it never answers.
+struct Mute;
+
+#[interface(name = "org.freedesktop.systemd1.Manager")]
+impl Mute {
+    #[zbus(name = "GetUnitByPIDFD")]
+    async fn unit_of(&self, process: zbus::OwnedFd) -> String {
+        drop(process);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn no_call_waits_until_it_is_known_who_called() {
+    let stand = Stand::new().await;
+    let systemd = stand.bus.connect().await;
+    let objects = systemd.object_server();
+    objects.at("/org/freedesktop/systemd1", Mute).await.unwrap();
+    let name = "org.freedesktop.systemd1";
+    systemd.request_name(name).await.unwrap();
+    stand.node.barrier.close();
+    let client = stand.bus.connect().await;
+    let path = stand.manager().await.stage("2", HashMap::new()).await;
+    let job = JobProxy::builder(&client).path(path.unwrap()).build();
+    let job = job.await.unwrap();
+    let begun = Instant::now();
+    for _ in 0..10 {
+        job.pause().await.unwrap();
+        job.resume().await.unwrap();
+    }
+    // Systemd is given 200 ms each time.
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
+    stand.node.barrier.open();
+    let mut view = stand.daemon.handle.follow();
+    answered(view.wait_for(|view| view.state == "staged"))
+        .await
+        .unwrap();
+    let line = view.borrow().node.history.last().cloned().unwrap();
+    let uid = Some(rustix::process::getuid().as_raw());
+    assert_eq!(line.by, Some(Asker::Caller { uid, unit: None }));
+    stand.stop().await;
 }
 
 #[tokio::test]
