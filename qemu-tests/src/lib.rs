@@ -14,6 +14,7 @@
 //!
 //! Start reading at [`story`], then `tests/stories/`.
 
+mod block_nodes;
 pub mod bus;
 pub mod call;
 pub mod console;
@@ -21,8 +22,10 @@ pub mod container;
 pub mod cuts;
 pub mod deadline;
 mod emulator;
+pub mod faults;
 mod firmware;
 pub mod fixtures;
+pub mod harm;
 pub mod journal;
 pub mod json;
 pub mod machine;

@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use partition_layout::SectorSize;
 use tempfile::TempDir;
 
+use crate::block_nodes;
 use crate::bus::BUSWAY_PORT;
 use crate::console::Console;
 use crate::cuts::recording::Recording;
@@ -46,6 +47,7 @@ pub struct Machine {
     handed: Handed,
     disks: Vec<ExtraDisk>,
     watchdog: Watchdog,
+    sectors: SectorSize,
     /// Where all that is done to the disk is logged.
     log: Option<PathBuf>,
     power_ons: u32,
@@ -97,6 +99,7 @@ impl Machine {
             handed,
             disks: Vec::new(),
             watchdog: Watchdog::Card,
+            sectors: SectorSize::B512,
             log: None,
             power_ons: 0,
         })
@@ -116,6 +119,13 @@ impl Machine {
     #[must_use]
     pub fn without_watchdog(mut self) -> Self {
         self.watchdog = Watchdog::Absent;
+        self
+    }
+
+    /// Has the disk count in sectors of this size.
+    #[must_use]
+    pub fn with_sectors(mut self, sectors: SectorSize) -> Self {
+        self.sectors = sectors;
         self
     }
 
@@ -247,10 +257,17 @@ impl Machine {
             "-drive",
             &format!("if=pflash,unit=1,format=raw,file={}", variables.display()),
         ]);
-        add(&["-blockdev", &self.disk_node()]);
+        for node in block_nodes::of_disk(&self.disk_path(), self.log.as_deref()) {
+            add(&["-blockdev", &node.to_string()]);
+        }
+        let sector = self.sectors.bytes();
         add(&[
             "-device",
-            "virtio-blk-pci,drive=disk,serial=bistable,bootindex=1",
+            &format!(
+                "virtio-blk-pci,drive={},serial=bistable,bootindex=1,\
+                 logical_block_size={sector},physical_block_size={sector}",
+                block_nodes::DISK
+            ),
         ]);
         for (index, ExtraDisk { serial, path }) in self.disks.iter().enumerate() {
             add(&[
@@ -294,27 +311,6 @@ impl Machine {
         add(&["-mon", "chardev=qmp,mode=control"]);
         arguments.extend(self.handed.write(&self.folder.join("handed"))?);
         Ok(arguments)
-    }
-}
-
-impl Machine {
-    /// Describes the disk to QEMU.
-    fn disk_node(&self) -> String {
-        // Killing QEMU loses what the node holds in its own memory, never what
-        // QEMU has handed to the host: flushing to the host's disk proves nothing here.
-        // What the node discards or zeroes takes no room here: of its 8 GiB most is `/var`.
-        let file = |path: &Path| json!({ "driver": "file", "filename": path, "discard": "unmap", "cache": { "no-flush": true } });
-        let disk = file(&self.disk_path());
-        let node = match &self.log {
-            None => {
-                json!({ "driver": "raw", "node-name": "disk", "file": disk, "discard": "unmap", "cache": { "no-flush": true } })
-            }
-            // Flushes must come as far as to the log.
-            Some(log) => {
-                json!({ "driver": "blklogwrites", "node-name": "disk", "file": disk, "log": file(log), "discard": "unmap" })
-            }
-        };
-        node.to_string()
     }
 }
 

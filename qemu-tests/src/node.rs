@@ -7,10 +7,12 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::block_nodes;
 use crate::bus::Bus;
 use crate::console::Console;
 use crate::deadline::Deadline;
 use crate::emulator::Emulator;
+use crate::faults::Faults;
 use crate::machine::Machine;
 use crate::outside::OutsideDisk;
 use crate::probe;
@@ -185,6 +187,24 @@ impl Node {
             .execute("stop", Value::Null, Deadline::after(30))
             .await?;
         Ok(())
+    }
+
+    /// Has the disk refuse what `faults` say, until [`Self::mend_disk`].
+    ///
+    /// # Errors
+    ///
+    /// Fails when QEMU refuses, and when the disk fails already.
+    pub async fn break_disk(&self, faults: &Faults) -> Result<()> {
+        block_nodes::insert(&self.qmp, faults).await
+    }
+
+    /// Has the disk work again.
+    ///
+    /// # Errors
+    ///
+    /// Fails when QEMU refuses.
+    pub async fn mend_disk(&self) -> Result<()> {
+        block_nodes::remove(&self.qmp).await
     }
 
     /// Lets a frozen node go on.

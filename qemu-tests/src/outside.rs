@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use inspector::{DiskProofs, Inspection};
+use partition_layout::esp::Esp;
 use partition_layout::{BootEntry, DiskLayout, Partition, Slot, SlotContent};
 
 use crate::fixtures::Image;
@@ -78,9 +80,8 @@ impl OutsideDisk {
     ///
     /// Fails when the ESP cannot be read.
     pub fn boot_folder(&self) -> Result<Vec<String>> {
-        let image = format!("{}@@{}", self.path.display(), self.layout.esp.start);
         let output = host_tools::command("mdir")?
-            .args(["-b", "-i", &image, "::/EFI/Linux"])
+            .args(["-b", "-i", &self.esp_place(), "::/EFI/Linux"])
             .output()
             .context("cannot run mdir")?;
         if !output.status.success() {
@@ -109,6 +110,48 @@ impl OutsideDisk {
             BootEntry::parse_file_name(name).with_context(|| format!("{name} is on the ESP"))?;
         }
         Ok(names)
+    }
+
+    /// Says what boots and what is wrong, as `bistable-layout inspect` does.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the disk has no table of ours.
+    pub fn inspect(&self) -> Result<Inspection> {
+        let file = self.file()?;
+        Inspection::of(&file, &mut DiskProofs(&file))
+            .with_context(|| format!("cannot inspect {}", self.path.display()))
+    }
+
+    /// Returns the first byte behind all boot entries: from there to the end of the ESP
+    /// lies nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the ESP cannot be read, or has no entry.
+    pub fn behind_entries(&self) -> Result<u64> {
+        let esp = Esp::read(&self.file()?, &self.layout.esp)
+            .with_context(|| format!("cannot read the ESP of {}", self.path.display()))?;
+        let extents = esp.files.iter().flat_map(|file| file.extents.iter());
+        extents
+            .flatten()
+            .map(|extent| extent.end)
+            .max()
+            .context("there is no boot entry")
+    }
+
+    /// Returns the disk's image.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the ESP is, as mtools are told.
+    pub(crate) fn esp_place(&self) -> String {
+        format!("{}@@{}", self.path.display(), self.layout.esp.start)
+    }
+
+    fn file(&self) -> Result<File> {
+        File::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))
     }
 
     /// Checks that the root partition of `slot` holds `image`, byte for byte.

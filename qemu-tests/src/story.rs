@@ -187,7 +187,9 @@ impl Story {
         match result {
             Ok(()) => {
                 let large = ["disk.raw", TWIN, "repository", "strange-repository"];
-                let large = large.into_iter().chain([STATE, "state/disk.raw", "victim"]);
+                let large = large
+                    .into_iter()
+                    .chain([STATE, "state/disk.raw", "victim", "patient"]);
                 for name in large.chain(recording::LARGE) {
                     remove(&self.folder.join(name));
                 }

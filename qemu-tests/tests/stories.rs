@@ -14,6 +14,8 @@ mod broken_var;
 mod cuts;
 #[path = "stories/encodings.rs"]
 mod encodings;
+#[path = "stories/failing_disk.rs"]
+mod failing_disk;
 #[path = "stories/flipped_byte.rs"]
 mod flipped_byte;
 #[path = "stories/hostile_repository.rs"]
@@ -24,6 +26,8 @@ mod interrupted_demo;
 mod never_up;
 #[path = "stories/operator.rs"]
 mod operator;
+#[path = "stories/patient.rs"]
+mod patient;
 #[path = "stories/power_cut.rs"]
 mod power_cut;
 #[path = "stories/rotten_block.rs"]

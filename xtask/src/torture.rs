@@ -1,5 +1,6 @@
-//! Cuts of the power for as long as one likes: histories of a simulated node first, then the
-//! story that tells them of a real one; and the largest image in little memory.
+//! Cuts of the power and faults of the disk for as long as one likes: histories of a simulated
+//! node first, then the story that tells them of a real one; and the largest image in little
+//! memory.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -81,7 +82,7 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Resu
         "--",
         "--ignored",
         "--nocapture",
-        "torture_by_cuts_of_the_power",
+        "torture_by_cuts_and_faults",
     ]);
     runner.run(&mut story)?;
     let rows = fs::read_to_string(&table);

@@ -21,6 +21,8 @@ pub struct Tally {
     pub boots: u64,
     /// Cuts of a node while it ran.
     pub cuts: u64,
+    /// Faults of the disk while a node staged, by what failed and how the job ended.
+    pub faults: BTreeMap<(String, &'static str), u64>,
     /// What must not be, and where it was.
     pub violations: Vec<String>,
 }
@@ -92,6 +94,10 @@ impl fmt::Display for Tally {
         }
         row("boots", self.boots)?;
         row("cuts of a running node", self.cuts)?;
+        row("faults of the disk", self.faults.values().sum())?;
+        for ((what, end), count) in &self.faults {
+            row(&format!("  {what}: {end}"), *count)?;
+        }
         row("violations", self.violations.len() as u64)?;
         let mut violations = self.violations.iter();
         violations.try_for_each(|violation| writeln!(f, "  {violation}"))
@@ -111,6 +117,8 @@ mod tests {
         tally
             .violations
             .push("flush 3, torn (0x5): nothing boots".into());
+        let failing = ("the n-th write".to_owned(), "named");
+        tally.faults.insert(failing, 4);
         let text = tally.to_string();
         for line in [
             "power cut while                         lost        torn",
@@ -118,6 +126,8 @@ mod tests {
             "starting                                   1           0",
             "states checked                             3",
             "  with lost clusters                       1",
+            "faults of the disk                         4",
+            "  the n-th write: named                    4",
             "violations                                 1",
             "  flush 3, torn (0x5): nothing boots",
         ] {

@@ -1,5 +1,5 @@
 //! Story 9: a trial whose `/var` cannot be mounted ends at once; a good slot waits, says why, and
-//! restarts.
+//! restarts, and leaves what it cannot read as it is.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use partition_layout::Slot;
 use qemu_tests::bus::StageOptions;
 use qemu_tests::deadline::Deadline;
+use qemu_tests::harm::SpareSuperblocks;
 use qemu_tests::node::{BOOT_SECONDS, RESET_SECONDS};
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{expect_disk, expect_slots, tell};
@@ -22,10 +23,16 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// What the console says of a `/var` that was not mounted.
 const NO_VAR: &str = "Dependency failed for var.mount";
 
-/// A node whose `/var` needs a unit that fails wherever `condition` holds.
-fn broken(handed: Handed, condition: &str) -> Handed {
+/// The same, when there was nothing else that it waited for.
+const NOT_MOUNTED: &str = "Failed to mount var.mount";
+
+/// What the kernel says of a `/var` that is none.
+const GARBAGE: &str = "Can't find ext4 filesystem";
+
+/// A node whose `/var` needs a unit that fails on a trial.
+fn broken(handed: Handed) -> Handed {
     let unit = format!(
-        "[Unit]\nDescription=What the disk lacks\nDefaultDependencies=no\n{condition}\
+        "[Unit]\nDescription=What the disk lacks\nDefaultDependencies=no\n{ONLY_ON_TRIAL}\
          [Service]\nType=oneshot\nExecStart=/usr/bin/udevadm no-such-command\n"
     );
     handed.unit("broken-disk.service", &unit).drop_in(
@@ -39,7 +46,7 @@ async fn without_var_a_trial_ends_at_once_and_a_good_slot_waits_and_says_why() -
     tell("broken-var", async |story| {
         let (one, two) = (story.image("1")?, story.image("2")?);
         let shop = story.open_shop(&["2"]).await?;
-        let handed = broken(shop.configure(Handed::default()), ONLY_ON_TRIAL);
+        let handed = broken(shop.configure(Handed::default()));
         let node = story.machine(handed)?.power_on().await?;
         let bus = node.bus().await?;
         at_rest(&bus).await?;
@@ -63,7 +70,9 @@ async fn without_var_a_trial_ends_at_once_and_a_good_slot_waits_and_says_why() -
         ensure!(rollback.version == two.version, "{rollback:?}");
         let machine = node.shut_down().await?;
 
-        let handed = broken(Handed::default(), "").drop_in(
+        // Nothing of it can be read any more, and no copy of its superblock is left to mend it from.
+        let kept = machine.disk()?.destroy_var(SpareSuperblocks::Destroyed)?;
+        let handed = Handed::default().drop_in(
             "bistable-emergency-restart.timer",
             &format!("[Timer]\nOnActiveSec=\nOnActiveSec={}s\n", PAUSE.as_secs()),
         );
@@ -71,12 +80,11 @@ async fn without_var_a_trial_ends_at_once_and_a_good_slot_waits_and_says_why() -
         let (events, lines) = (node.qmp().mark(), node.console().mark());
         let failed = node
             .console()
-            .wait_for(lines, NO_VAR, Deadline::after(BOOT_SECONDS))
+            .wait_for(lines, NOT_MOUNTED, Deadline::after(BOOT_SECONDS))
             .await?;
         // From the journal: systemd itself says that a unit failed, not how.
-        let why = "broken-disk.service: Failed with result";
         node.console()
-            .wait_for(lines, why, Deadline::after(BOOT_SECONDS))
+            .wait_for(lines, GARBAGE, Deadline::after(BOOT_SECONDS))
             .await?;
         node.reset(events, BOOT_SECONDS).await?;
         let waited = Instant::now().duration_since(failed.at);
@@ -84,6 +92,13 @@ async fn without_var_a_trial_ends_at_once_and_a_good_slot_waits_and_says_why() -
         story.step("the good slot waited, and restarted");
         let machine = node.cut();
         expect_disk(&machine, Some(&one), None, &[&one.good_entry()])?;
+        let disk = machine.disk()?;
+        let found = disk.destroy_var(SpareSuperblocks::Destroyed)?;
+        ensure!(
+            found.is_noise(),
+            "the node has written to what it cannot read"
+        );
+        disk.put_back(kept)?;
 
         let node = story
             .hand_over(machine, Handed::default())

@@ -1,10 +1,13 @@
 //! What several stories have in common: a node that starts sound, and stages.
 
 use anyhow::{Context, Result, ensure};
+use partition_layout::Slot;
 use qemu_tests::bus::{Bus, JobReport, StageOptions};
 use qemu_tests::deadline::Deadline;
 use qemu_tests::fixtures::Image;
-use qemu_tests::story::SlotIs;
+use qemu_tests::node::Node;
+use qemu_tests::outside::OutsideDisk;
+use qemu_tests::story::{SlotIs, expect_slots};
 
 /// How long staging may take: 105 MB written and read back, about 30 s alone.
 pub(crate) const STAGE_SECONDS: u64 = 300;
@@ -79,4 +82,31 @@ pub(crate) fn failure(report: &JobReport) -> Result<&str> {
         .0
         .strip_prefix("io.bistable.Error.")
         .with_context(|| format!("an unnamed error: {report:?}"))
+}
+
+/// Checks that a job failed as `name`, and that its message has all of `words`.
+pub(crate) fn expect_failure(report: &JobReport, name: &str, words: &[&str]) -> Result<()> {
+    ensure!(failure(report)? == name, "it is no {name}: {report:?}");
+    for word in words {
+        ensure!(
+            report.error.1.contains(word),
+            "{word:?} is not in {report:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Checks that release `one` in slot A is all that there is, over the bus and from outside.
+pub(crate) async fn expect_disarmed(node: &Node, bus: &Bus, one: &Image) -> Result<()> {
+    at_rest(bus).await?;
+    expect_slots(bus, Slot::A, good(one), EMPTY).await?;
+    let look = |disk: &OutsideDisk| Ok((disk.boot_folder()?, disk.inspect()?));
+    let (files, seen) = node.look_at_disk(look).await?;
+    ensure!(files == [one.good_entry()], "on the ESP are {files:?}");
+    let verdict = seen.verdict;
+    ensure!(
+        verdict.safe && verdict.boots == Some(Slot::A),
+        "from outside: {verdict:?}"
+    );
+    Ok(())
 }

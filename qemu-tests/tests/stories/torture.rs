@@ -1,7 +1,9 @@
-//! A torture: cuts of the power for as long as one likes, told by `cargo xtask torture`.
+//! A torture: cuts of the power and faults of the disk for as long as one likes, told by
+//! `cargo xtask torture`.
 //!
-//! Three things take turns until the time is over: states of a recorded life are judged,
-//! by chance; one of them is booted; and a node that stages is cut, again and again.
+//! Four things take turns until the time is over: states of a recorded life are judged,
+//! by chance; one of them is booted; a node that stages is cut, again and again; and the disk
+//! of another one fails.
 
 use std::env;
 use std::fs::File;
@@ -25,6 +27,7 @@ use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Shop, Story, TWIN, expect_slots, tell};
 
 use crate::cuts::{Life, Spread, boot, conclude, expected, record};
+use crate::patient::Patient;
 use crate::tale::{STAGE_SECONDS, at_rest, good, stage_well};
 
 /// For how many minutes.
@@ -175,6 +178,7 @@ async fn torture(story: &mut Story, asked: &Asked) -> Result<()> {
 
     let mut dice = Dice::of(&[asked.seed]);
     let mut victim = Victim::new(story, &shop)?;
+    let mut patient = Patient::new(story, &shop)?;
     while tally.violations.is_empty() {
         let turn = Deadline::after(JUDGING_SECONDS);
         let mut spread = Spread::new(dice.roll());
@@ -199,6 +203,14 @@ async fn torture(story: &mut Story, asked: &Asked) -> Result<()> {
             victim.judge(&mut tally, &place)?;
             story.step(&format!("cut {place}"));
         }
+        patient = match patient.suffer(&mut dice, &mut tally).await? {
+            Some(patient) => patient,
+            None => Patient::new(story, &shop)?,
+        };
+        story.step(&format!(
+            "{} faults of a disk",
+            tally.faults.values().sum::<u64>()
+        ));
         if deadline.passed() {
             break;
         }
@@ -206,13 +218,15 @@ async fn torture(story: &mut Story, asked: &Asked) -> Result<()> {
     if tally.violations.is_empty() {
         victim.update().await?;
         story.step("the node that was cut has updated");
+        patient.recover().await?;
+        story.step("the node whose disk failed has updated");
     }
     conclude(&tally)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes as long as it is told: `cargo xtask torture`"]
-async fn torture_by_cuts_of_the_power() -> Result<()> {
+async fn torture_by_cuts_and_faults() -> Result<()> {
     let asked = Asked::read()?;
     // What was recorded by the one may be gone through by the other.
     let name = if asked.recording.is_some() {
