@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use partition_layout::{Architecture, BootEntry, Version};
+use partition_layout::{Architecture, BootEntry, SectorSize, Version};
 
 use crate::compose::base::{self, Rules};
 use crate::compose::product::{self, Parts};
@@ -27,6 +27,8 @@ use crate::uki::{self, UkiError};
 const INIT: &str = "bistable-init";
 /// The name of the disk image in the folder of an image.
 pub const DISK: &str = "disk.raw";
+/// The name of the one for disks with sectors of 4096 bytes.
+pub const DISK_OF_LARGE_SECTORS: &str = "disk-4096.raw";
 /// The name of the package list in the folder of an image.
 pub const PACKAGES: &str = "packages.json";
 
@@ -42,11 +44,15 @@ pub enum PackageChoice {
     Newest,
 }
 
-/// Whether a build makes a disk image as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskChoice {
-    None,
-    Raw,
+/// Returns the name of the disk image for disks with such sectors.
+///
+/// A table counts in sectors and a FAT file system has its own, so that an image made for
+/// the ones is nothing to read on the others.
+pub const fn disk_name(sectors: SectorSize) -> &'static str {
+    match sectors {
+        SectorSize::B512 => DISK,
+        SectorSize::B4096 => DISK_OF_LARGE_SECTORS,
+    }
 }
 
 /// Where the root tree comes from.
@@ -74,7 +80,8 @@ pub struct Order {
     /// The folder that gets the image.
     pub out: PathBuf,
     pub packages: PackageChoice,
-    pub disk: DiskChoice,
+    /// Of which disks an image is made as well, by the size of their sectors.
+    pub disks: Vec<SectorSize>,
 }
 
 /// Why a build failed.
@@ -296,16 +303,17 @@ fn make(
         let path = order.out.join(name);
         fs::write(&path, bytes).map_err(failed(&path))?;
     }
-    if order.disk == DiskChoice::Raw {
-        let parts = disk::Parts {
-            version: &version,
-            root_hash: &tree.root_hash,
-            root: &root,
-            verity: &verity,
-            uki: &uki,
-            entry: &entry,
-        };
-        disk::make(toolbox, &parts, scratch.path(), &order.out.join(DISK))?;
+    let parts = disk::Parts {
+        version: &version,
+        root_hash: &tree.root_hash,
+        root: &root,
+        verity: &verity,
+        uki: &uki,
+        entry: &entry,
+    };
+    for sectors in order.disks.iter().copied() {
+        let image = order.out.join(disk_name(sectors));
+        disk::make(toolbox, &parts, sectors, scratch.path(), &image)?;
     }
     // Last: a folder with a manifest is a whole image.
     manifest.write(&order.out)?;
@@ -456,7 +464,7 @@ mod tests {
             build_dir: folder.join("build"),
             out,
             packages: PackageChoice::Known,
-            disk: DiskChoice::None,
+            disks: Vec::new(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use partition_layout::{
-    Architecture, BootEntry, CreateError, DiskPlan, Form, Partition, RootHash, Version,
+    Architecture, BootEntry, CreateError, DiskPlan, Form, Partition, RootHash, SectorSize, Version,
 };
 
 use crate::esp::{self, EspError};
@@ -38,13 +38,14 @@ pub enum DiskError {
     TooLarge { path: PathBuf, size: u64, room: u64 },
 }
 
-/// Makes a disk image at `image`, replacing what is there. It is sparse: blocks of nothing but zeros take no room.
+/// Makes an image of a disk with such sectors at `image`, replacing what is there. It is sparse: blocks of nothing but zeros take no room.
 ///
 /// # Errors
 /// When a part does not fit or a file cannot be written.
 pub fn make(
     toolbox: &Toolbox,
     parts: &Parts<'_>,
+    sectors: SectorSize,
     scratch: &Path,
     image: &Path,
 ) -> Result<(), DiskError> {
@@ -53,16 +54,14 @@ pub fn make(
         source,
     };
     let mut plan = DiskPlan::new(Architecture::X86_64, Form::Shipped);
+    plan.sector_size = sectors;
     plan.slot_a = Some((parts.version.clone(), *parts.root_hash));
     let esp = scratch.join("esp.img");
-    esp::make(
-        toolbox,
-        parts.uki,
-        parts.entry,
-        plan.sizes.esp,
-        scratch,
-        &esp,
-    )?;
+    let shape = esp::Shape {
+        size: plan.sizes.esp,
+        sectors,
+    };
+    esp::make(toolbox, parts.uki, parts.entry, &shape, scratch, &esp)?;
 
     // Built beside and renamed: a disk image is whole or not there.
     let partial = image.with_extension("partial");

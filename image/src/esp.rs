@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use partition_layout::BootEntry;
+use partition_layout::{BootEntry, SectorSize};
 
 use crate::tool::ToolError;
 use crate::toolbox::Toolbox;
@@ -14,6 +14,15 @@ const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\n";
 /// A FAT volume's number: any, but the same in every build.
 const VOLUME_ID: &str = "b157ab1e";
+
+/// What the partition is like.
+#[derive(Debug)]
+pub struct Shape {
+    /// Its size in bytes.
+    pub size: u64,
+    /// The disk's: kernel and firmware read no file system with smaller ones.
+    pub sectors: SectorSize,
+}
 
 /// Why there is no EFI system partition.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +35,7 @@ pub enum EspError {
     Copy { file: String, source: ToolError },
 }
 
-/// Makes the image of an EFI system partition of `size` bytes at `image`, with
+/// Makes the image of an EFI system partition at `image`, with
 /// systemd-boot and one UKI under the name of its boot entry.
 ///
 /// # Errors
@@ -35,7 +44,7 @@ pub fn make(
     toolbox: &Toolbox,
     uki: &Path,
     entry: &BootEntry,
-    size: u64,
+    shape: &Shape,
     scratch: &Path,
     image: &Path,
 ) -> Result<(), EspError> {
@@ -44,11 +53,12 @@ pub fn make(
         move |source| EspError::File { path, source }
     };
     File::create(image)
-        .and_then(|file| file.set_len(size))
+        .and_then(|file| file.set_len(shape.size))
         .map_err(failed(image))?;
     toolbox
         .tool("usr/sbin/mkfs.vfat")
         .args(["-F", "32", "-n", "BISTABLE", "-i", VOLUME_ID, "--invariant"])
+        .args(["-S", &shape.sectors.bytes().to_string()])
         .arg(image)
         .run()
         .map_err(EspError::Format)?;

@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use image::build::{DISK, DiskChoice, Order, Origin, PackageChoice, build};
+use image::build::{DISK, DISK_OF_LARGE_SECTORS, Order, Origin, PackageChoice, build};
 use image::declaration::Declaration;
 use image::manifest::ImageManifest;
 use image::modules::{Modules, needs};
@@ -22,6 +22,7 @@ use image::store::Store;
 use image::tool::Tool;
 use image::toolbox::Toolbox;
 use image::tree::Tree;
+use partition_layout::SectorSize;
 use sha2::{Digest, Sha256};
 
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
@@ -82,7 +83,7 @@ fn order(folder: &Path) -> Order {
         build_dir,
         out: folder.join("out"),
         packages: PackageChoice::Known,
-        disk: DiskChoice::Raw,
+        disks: vec![SectorSize::B512, SectorSize::B4096],
     }
 }
 
@@ -463,6 +464,7 @@ fn the_same_inputs_give_the_same_commit_root_hash_uki_and_disk() {
         ImageManifest::SBOM,
         &one.manifest.uki(),
         DISK,
+        DISK_OF_LARGE_SECTORS,
     ] {
         assert_eq!(
             digest(&one.order.out.join(name)),
@@ -495,7 +497,7 @@ fn a_missing_program_a_strange_commit_and_a_package_that_is_not_there_are_named(
     let folder = tempfile::tempdir().unwrap();
     let order = Order {
         out: folder.path().join("out"),
-        disk: DiskChoice::None,
+        disks: Vec::new(),
         ..one.order.clone()
     };
     let fails = |order: &Order| chain(&build(order).unwrap_err());

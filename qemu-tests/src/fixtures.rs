@@ -83,6 +83,15 @@ impl Image {
     pub fn disk(&self) -> Result<PathBuf> {
         present(self.folder.join("disk.raw"))
     }
+
+    /// Returns the one for disks with sectors of 4096 bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::disk`].
+    pub fn disk_of_large_sectors(&self) -> Result<PathBuf> {
+        present(self.folder.join("disk-4096.raw"))
+    }
 }
 
 impl Fixtures {

@@ -22,6 +22,8 @@ mod flipped_byte;
 mod hostile_repository;
 #[path = "stories/interrupted_demo.rs"]
 mod interrupted_demo;
+#[path = "stories/large_sectors.rs"]
+mod large_sectors;
 #[path = "stories/never_up.rs"]
 mod never_up;
 #[path = "stories/operator.rs"]

@@ -61,7 +61,7 @@ pub(crate) const DEMO: [Recipe; 3] = [
         version: "1.0",
         overlay: None,
         archive: Archive::Whole,
-        also: A_DISK,
+        also: DISKS,
     },
     UPDATED,
     Recipe {
@@ -121,6 +121,9 @@ type Also = &'static [&'static str];
 
 /// For a release that a node starts its life with.
 const A_DISK: Also = &["--disk"];
+
+/// The same, on disks of each kind.
+const DISKS: Also = &["--disk", "--sector-size", "512", "--sector-size", "4096"];
 
 /// How many images are made at a time: composing is for one alone (the builder sees to
 /// that), what follows fills a core each.

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use image::build::{DiskChoice, Order, Origin, PackageChoice, build, unpack};
-use partition_layout::Version;
+use image::build::{Order, Origin, PackageChoice, build, unpack};
+use partition_layout::{SectorSize, Version};
 use tracing_subscriber::EnvFilter;
 
 /// Builds operating system images and publishes them as releases.
@@ -57,6 +57,10 @@ struct Build {
     /// Make a disk image as well: disk.raw.
     #[arg(long)]
     disk: bool,
+    /// The size of the disk's sectors, 512 or 4096; may be given again. The image of a disk
+    /// with sectors of 4096 bytes is disk-4096.raw.
+    #[arg(long, value_name = "BYTES", requires = "disk", default_value = "512", value_parser = parse_sector_size)]
+    sector_size: Vec<SectorSize>,
     /// Use the packages that the mirrors offer now, not those of the last build.
     #[arg(long)]
     refresh_packages: bool,
@@ -102,6 +106,11 @@ fn unpack_packages(arguments: &Unpack) -> Result<()> {
     Ok(())
 }
 
+fn parse_sector_size(text: &str) -> Result<SectorSize, String> {
+    let bytes: u64 = text.parse().map_err(|_| "this is no number".to_owned())?;
+    SectorSize::try_from(bytes).map_err(|error| error.to_string())
+}
+
 fn build_image(arguments: Build) -> Result<()> {
     let origin = match (
         arguments.from_commit,
@@ -127,10 +136,10 @@ fn build_image(arguments: Build) -> Result<()> {
         } else {
             PackageChoice::Known
         },
-        disk: if arguments.disk {
-            DiskChoice::Raw
+        disks: if arguments.disk {
+            arguments.sector_size
         } else {
-            DiskChoice::None
+            Vec::new()
         },
     };
     let manifest = build(&order).context("no image was built")?;

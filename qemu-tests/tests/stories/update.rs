@@ -74,7 +74,12 @@ async fn stage_watched(bus: &Bus, image: &Image) -> Result<()> {
 }
 
 /// Reboots into the trial of `image` in `slot`, and waits until it is good.
-async fn reboot_into_trial(node: &Node, bus: &Bus, slot: Slot, image: &Image) -> Result<Bus> {
+pub(crate) async fn reboot_into_trial(
+    node: &Node,
+    bus: &Bus,
+    slot: Slot,
+    image: &Image,
+) -> Result<Bus> {
     let mark = node.qmp().mark();
     bus.reboot().await?;
     node.reset(mark, RESET_SECONDS).await?;
