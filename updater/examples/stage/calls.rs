@@ -42,10 +42,13 @@ pub(crate) async fn answer(
     let config = watch::Sender::new(Arc::new(Config::default()));
     let settings = Settings::new(Sources::Files(Vec::new()), config, handle.clone());
     let metrics = Metrics::new(handle.clone(), Rests::default());
-    let manager = dbus::Manager::new(handle.clone(), settings, metrics, keeper.bell());
+    let callers = dbus::Callers::new(bus.clone());
+    let bell = keeper.bell();
+    let manager = dbus::Manager::new(handle.clone(), settings, metrics, bell, callers.clone());
+    let bus = dbus::connect(&zbus::Address::system()?).await?;
     bus.object_server().at(dbus::MANAGER_PATH, manager).await?;
     let (speaking, heard) = (bus.clone(), handle.clone());
-    let publisher = tokio::spawn(async move { dbus::publish(&speaking, &heard).await });
+    let publisher = tokio::spawn(async move { dbus::publish(&speaking, &heard, &callers).await });
     bus.request_name(dbus::BUS_NAME).await?;
 
     let (told, answers) = tokio::sync::oneshot::channel();

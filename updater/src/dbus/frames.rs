@@ -62,7 +62,10 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         std::mem::replace(&mut self.is_cut, false)
     }
 
-    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Reads as much as there is, `most` bytes at the most.
+    async fn read(&mut self, buffer: &mut [u8], most: usize) -> io::Result<usize> {
+        let most = most.min(buffer.len());
+        let buffer = buffer.get_mut(..most).unwrap_or_default();
         if self.early.is_empty() {
             return self.stream.read(buffer).await;
         }
@@ -102,8 +105,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     async fn pass_over(&mut self) -> io::Result<bool> {
         let mut scratch = [0; 4096];
         while self.over > 0 {
-            let most = self.over.min(scratch.len());
-            match self.read(&mut scratch[..most]).await? {
+            match self.read(&mut scratch, self.over).await? {
                 0 => return Ok(false),
                 count => self.over -= count,
             }
@@ -114,8 +116,10 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     async fn read_header(&mut self) -> io::Result<bool> {
         let mut header = [0; HEADER];
         let mut have = 0;
-        while have < HEADER {
-            match self.read(&mut header[have..]).await? {
+        while let Some(rest) = header.get_mut(have..)
+            && !rest.is_empty()
+        {
+            match self.read(rest, HEADER).await? {
                 0 => return Ok(false),
                 count => have += count,
             }
@@ -126,8 +130,10 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 
     /// Returns the number at `at` of the header, in the message's own order of bytes.
     fn number(&self, at: usize) -> io::Result<usize> {
-        let mut bytes = [0; 4];
-        bytes.copy_from_slice(&self.header[at..at + 4]);
+        let rest = self.header.get(at..).unwrap_or_default();
+        let Some(bytes) = rest.first_chunk::<4>().copied() else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
         let number = match self.header[0] {
             b'l' => u32::from_le_bytes(bytes),
             b'B' => u32::from_be_bytes(bytes),
@@ -147,14 +153,16 @@ where
             return Ok((0, vec![]));
         }
         if self.header_left > 0 {
-            let from = HEADER - self.header_left;
-            let count = self.header_left.min(buffer.len());
-            buffer[..count].copy_from_slice(&self.header[from..from + count]);
+            let rest = self.header.iter().skip(HEADER - self.header_left);
+            let mut count = 0;
+            for (to, from) in buffer.iter_mut().zip(rest) {
+                *to = *from;
+                count += 1;
+            }
             self.header_left -= count;
             return Ok((count, vec![]));
         }
-        let most = self.rest_left.min(buffer.len());
-        let count = self.read(&mut buffer[..most]).await?;
+        let count = self.read(buffer, self.rest_left).await?;
         self.rest_left -= count;
         Ok((count, vec![]))
     }

@@ -68,12 +68,11 @@ async fn planted_mistakes_are_found() {
         let mut found = None;
         for seed in 0..5 * HISTORIES {
             if let Err(violation) = live(seed, TURNS, flaw).await {
-                found = Some((seed, violation));
+                found = Some(violation);
                 break;
             }
         }
-        let (seed, violation) = found.unwrap_or_else(|| panic!("{flaw:?} is not found"));
-        println!("{flaw:?}: history {seed}: {}", violation.what);
+        assert!(found.is_some(), "{flaw:?} is not found");
     }
 }
 
@@ -92,9 +91,7 @@ async fn torture_by_histories() {
             Err(violation) => shout(seed, &violation),
         }
     }
-    let table = sum.to_string();
-    println!("{table}");
     if let Some(path) = env::var_os(TABLE) {
-        fs::write(path, table).unwrap();
+        fs::write(path, sum.to_string()).unwrap();
     }
 }

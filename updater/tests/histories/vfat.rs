@@ -45,7 +45,7 @@ impl Vfat {
         let options = FormatVolumeOptions::new()
             .fat_type(FatType::Fat16)
             .bytes_per_cluster(u32::try_from(CLUSTER).unwrap());
-        fatfs::format_volume(&mut self.pages(disk), options)?;
+        fatfs::format_volume(self.pages(disk), options)?;
         self.on(disk, |mounted| {
             let mut folder = mounted.root_dir();
             for name in ENTRY_FOLDER.split('/') {

@@ -58,6 +58,10 @@ mod tests {
 
     /// Stages an image of so many bytes over one that is as large, and tells the most memory
     /// that it took.
+    #[expect(
+        clippy::print_stdout,
+        reason = "the figure is what torture runs it for"
+    )]
     fn stage_within_the_limit(bytes: u64) {
         // Not in `/tmp`, which may be memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -123,6 +127,7 @@ mod tests {
         Release::parse(&fs::read(document(folder, name)).unwrap()).unwrap()
     }
 
+    #[expect(clippy::print_stdout, reason = "its parent reads what it says")]
     #[tokio::test]
     #[ignore = "is started by the others, under the limit"]
     async fn the_process_that_stages() {

@@ -53,7 +53,7 @@ async fn serve(address: &str) {
         tokio::spawn(async move { dbus::publish(&bus, &handle, &callers).await })
     };
     bus.request_name(dbus::BUS_NAME).await.unwrap();
-    println!("READY");
+    writeln!(std::io::stdout(), "READY").unwrap();
     let ended = tokio::task::spawn_blocking(move || {
         std::io::stdin().read_exact(&mut [0])?;
         node.barrier.open();
@@ -111,7 +111,7 @@ fn deaf(address: &str) -> UnixStream {
             let name = SocketAddr::from_abstract_name(name.as_encoded_bytes()).unwrap();
             UnixStream::connect_addr(&name).unwrap()
         }
-        other => panic!("{other:?}"),
+        UnixSocket::Dir(_) | UnixSocket::TmpDir(_) | _ => panic!("{address}"),
     };
     let user: String = rustix::process::getuid()
         .as_raw()
