@@ -85,6 +85,9 @@ prop_compose! {
     ) -> Box<Node> {
         // The spare's release is newer than the booted one, or older.
         let spare = if older { number.saturating_sub(1) } else { spare };
+        // Settling, before anything else, ends a watch that has nothing to give way to.
+        let by_right = matches!(status, SlotStatus::Good | SlotStatus::Demoted);
+        let watched = watched.filter(|_| by_right);
         let own = match standing {
             Standing::Good => Some(entry(number, watched.map(|done| (WATCHED_STARTS - done, done)))),
             Standing::Trial { left, done } => Some(entry(number, Some((left, done)))),
