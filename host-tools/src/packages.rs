@@ -13,7 +13,7 @@ pub struct Package {
 }
 
 /// Everything that a Debian machine with Rust may still lack.
-pub const PACKAGES: [Package; 22] = [
+pub const PACKAGES: [Package; 23] = [
     package(
         "apt",
         &["apt-get", "apt-cache", "apt-config"],
@@ -46,6 +46,11 @@ pub const PACKAGES: [Package; 22] = [
         "e2fsprogs",
         &["mkfs.ext4"],
         "a foreign file system for the tests",
+    ),
+    package(
+        "erofs-utils",
+        &["mkfs.erofs", "dump.erofs"],
+        "oracle of which file a block belongs to",
     ),
     package("fdisk", &["sfdisk"], "oracle of the partition table"),
     package("gcc", &["gcc"], "linking, and the crates that build C"),

@@ -34,10 +34,20 @@ fn container_unit() -> String {
     )
 }
 
+/// What the root image may weigh, the kernel's modules and our own programs included.
+const ROOT_BYTES: u64 = 130_000_000;
+/// What kernel and initrd may weigh.
+const UKI_BYTES: u64 = 18_000_000;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> Result<()> {
     tell("boot", async |story| {
         let one = story.image("1")?;
+        let sizes = one.sizes;
+        ensure!(
+            sizes.root <= ROOT_BYTES && sizes.uki <= UKI_BYTES,
+            "the shipped image has outgrown its limits: {sizes:?}"
+        );
         let program = probe::build(story.folder())?;
         let archive = container::write(story.folder(), &program, &["hello"])?;
         let handed = Handed::default().unit("container-story.service", &container_unit());

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::fixtures::{BUILD_DIR, Fixtures, IMAGE_BIN};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What the demo says when its node is switched on.
 const POWER_ON: &str = "power on";
@@ -43,10 +44,12 @@ fn ctrl_c_in_the_demo_leaves_nothing_running_and_nothing_behind() -> Result<()> 
         "the demo ended before its node was switched on"
     );
     let before = processes_in(scene)?;
-    let interrupted = std::process::Command::new("kill")
-        .args(["-INT", &demo.id().to_string()])
-        .status()?;
-    ensure!(interrupted.success(), "it was gone already");
+    let process = i32::try_from(demo.id()).ok().and_then(Pid::from_raw);
+    kill_process(
+        process.context("a process number that is none")?,
+        Signal::INT,
+    )
+    .context("it was gone already")?;
     let status = demo.wait()?;
     ensure!(!before.is_empty(), "no node was running");
     ensure!(status.code() == Some(130), "the demo ended with {status}");
