@@ -55,7 +55,7 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, arguments: &Arguments) -
     let load = load()?;
     let groups = Groups::enter()?;
     if let Some(groups) = &groups {
-        ours.beside_groups_of(groups.root());
+        ours.beside(groups)?;
     }
     let all: [&dyn Program; 2] = [&ours, &Rauc];
     let writer = Writer::prepare(&folder.join("writer"), groups)?;

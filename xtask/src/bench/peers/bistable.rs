@@ -13,6 +13,7 @@ use std::time::UNIX_EPOCH;
 use anyhow::{Context, Result};
 
 use super::super::disk::Part;
+use super::super::groups::{Groups, inside};
 use super::super::measure::seconds;
 use super::super::server::Server;
 use super::super::stand::{Channel, Stand, end, log_to};
@@ -28,6 +29,8 @@ pub(crate) struct Bistable {
     stage: PathBuf,
     image_tool: PathBuf,
     control_groups: Option<PathBuf>,
+    /// The groups of daemon and gateway.
+    services: Option<[PathBuf; 2]>,
 }
 
 const NAME: &str = "bistable";
@@ -48,12 +51,19 @@ impl Bistable {
             stage: checkout.target().join("release/examples/stage"),
             image_tool: programs.image_tool.clone(),
             control_groups: None,
+            services: None,
         })
     }
 
-    /// Has it look for others who wait in the tree of control groups at `root`.
-    pub(crate) fn beside_groups_of(&mut self, root: &Path) {
-        self.control_groups = Some(root.to_owned());
+    /// Has it look for others who wait in the tree of control groups, and gives it the
+    /// share of the processor that its units have.
+    pub(crate) fn beside(&mut self, groups: &Groups) -> Result<()> {
+        self.control_groups = Some(groups.root().to_owned());
+        let weight = of_unit("CPUWeight=").next();
+        let weight = weight.context("the unit has no CPUWeight=")?;
+        let weight = weight.parse().context("CPUWeight= is no number")?;
+        self.services = groups.services(weight)?;
+        Ok(())
     }
 
     fn node(stand: &Stand<'_>) -> Result<PathBuf> {
@@ -94,10 +104,16 @@ impl Bistable {
         }
         let listener = UnixListener::bind(&socket)
             .with_context(|| format!("cannot listen on {}", socket.display()))?;
-        let mut gateway = self.as_a_unit()?;
+        let [daemon_group, gateway_group] = self
+            .services
+            .as_ref()
+            .map_or([None, None], |[daemon, gateway]| {
+                [Some(daemon), Some(gateway)]
+            });
+        let mut gateway = self.as_a_unit(gateway_group)?;
         gateway.arg("--be-the-gateway");
         log_to(&mut gateway, &stand.folder(NAME)?.join("gateway.log"))?;
-        let mut stage = self.as_a_unit()?;
+        let mut stage = self.as_a_unit(daemon_group)?;
         stage.args(arguments.iter().flatten());
         stage.arg("--gateway").arg(&socket);
         if let Some(root) = &self.control_groups {
@@ -120,15 +136,22 @@ impl Bistable {
 }
 
 impl Bistable {
-    fn as_a_unit(&self) -> Result<Command> {
-        let all = |key: &'static str| UNIT.lines().filter_map(move |line| line.strip_prefix(key));
+    fn as_a_unit(&self, group: Option<&PathBuf>) -> Result<Command> {
         let mut command = host_tools::command("nice")?;
         command
-            .args(["-n", all("Nice=").next().unwrap_or("0")])
+            .args(["-n", of_unit("Nice=").next().unwrap_or("0")])
             .arg(&self.stage)
-            .envs(all("Environment=").filter_map(|line| line.split_once('=')));
-        Ok(command)
+            .envs(of_unit("Environment=").filter_map(|line| line.split_once('=')));
+        match group {
+            Some(group) => inside(group, &command),
+            None => Ok(command),
+        }
     }
+}
+
+/// Returns the values of a key in the daemon's unit; the gateway's has the same.
+fn of_unit(key: &'static str) -> impl Iterator<Item = &'static str> {
+    UNIT.lines().filter_map(move |line| line.strip_prefix(key))
 }
 
 impl Program for Bistable {
