@@ -162,10 +162,12 @@ async fn play() -> Result<()> {
     let settings = format!("repository = \"{}\"\n", server.url_for_node());
     let handed = probe::hand_in(journal::hand_in(bus::hand_in(Handed::default())));
     let handed = handed.credential("bistable.updater.toml", &settings);
-    let machine = Machine::create(&stage.folder, &one.disk()?, handed)?.with_disk(
-        probe::PROBE_DISK,
-        &probe::disk(&stage.folder, &program, &[])?,
-    );
+    let machine = Machine::create(&stage.folder, &one.disk()?, handed)?
+        .with_two_processors()
+        .with_disk(
+            probe::PROBE_DISK,
+            &probe::disk(&stage.folder, &program, &[])?,
+        );
     let node = machine.power_on().await?;
     timeline.tell(format_args!(
         "power on: firmware, systemd-boot, release {}",

@@ -57,6 +57,7 @@ async fn release_1_boots_under_verity_runs_a_container_and_keeps_only_var() -> R
                 KERNEL_TESTS.hand_in(handed),
                 &[("kernel-tests", &kernel_tests)],
             )?
+            .with_two_processors()
             .with_disk("container", &archive)
             .power_on()
             .await?;

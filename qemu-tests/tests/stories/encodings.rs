@@ -55,6 +55,7 @@ async fn boot(story: &Story, image: &Image) -> Result<Boot> {
     let folder = story.folder().join("state");
     let machine = story
         .machine_of(&folder, &image.disk()?, handed)?
+        .with_two_processors()
         .with_disk(PROBE_DISK, &disk);
     let node = machine.power_on().await?;
     let started = node.powered_on();
