@@ -42,7 +42,7 @@ use self::line::{Line, Way};
 use self::missing::Missing;
 pub use self::patience::Patience;
 use self::servers::Servers;
-use self::taker::{Ended, Taker};
+use self::taker::{Ended, Share, Taker};
 pub use self::throttle::{BadBandwidth, Bandwidth, Throttle};
 use crate::config::Repository;
 use crate::ports::{Fetch, FetchError, RangeSupport, Stop, Verdict};
@@ -109,6 +109,7 @@ impl Fetcher {
                 true => self.patience.clone(),
                 false => self.patience.with_another(),
             };
+            let asked = taker.begin(wanted);
             let lied = match self.ask(server, blob, order, &patience, &mut taker) {
                 Ok(()) => {
                     self.servers.judge(server, Fit::Yes);
@@ -124,6 +125,16 @@ impl Fetcher {
                 }
                 Err(Ended::BadWhole) => {
                     taker.missing = wanted.clone();
+                    if asked == Share::Rest {
+                        // Who sent the beginning may have spoilt it, and has left. Alone, this one
+                        // can prove itself.
+                        tracing::warn!(
+                            left = turns.len(),
+                            "what several servers sent is begun anew"
+                        );
+                        turns.push(server);
+                        continue;
+                    }
                     self.refused(server, blob)
                 }
                 Err(Ended::Bad | Ended::NoParts) => self.refused(server, blob),

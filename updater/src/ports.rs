@@ -262,8 +262,13 @@ pub enum Verdict {
     /// They are not the blob's: the server that sent them loses its turn for
     /// this blob, and they are fetched from the next.
     Bad,
-    /// The last of the blob has come, and the digest of the whole is wrong:
-    /// the server loses its turn, and the call begins anew with the next.
+    /// The same of them and others that were taken before, and nobody knows which. It is
+    /// as bad if one server sent all that has come in this call; if not, it is nobody's
+    /// fault, and they are done with.
+    BadTogether,
+    /// The last of the blob has come, and the digest of the whole is wrong: the
+    /// server loses its turn, and the call begins anew with the next. If others had
+    /// a share in it, this one begins anew first, by itself.
     BadWhole,
     /// No more is wanted.
     Stop,

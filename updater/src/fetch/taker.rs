@@ -9,6 +9,15 @@ pub(super) struct Taker<'a> {
     pub(super) missing: Missing,
     pub(super) stop: &'a Stop,
     sink: Sink<'a>,
+    share: Share,
+}
+
+/// How much of what the caller wants a server is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Share {
+    All,
+    /// Others sent what is not missing any more.
+    Rest,
 }
 
 /// Why a server did not bring everything.
@@ -31,19 +40,34 @@ impl<'a> Taker<'a> {
             missing,
             stop,
             sink,
+            share: Share::All,
         }
+    }
+
+    /// Turns to the next server, while `wanted` is what the caller wants in all.
+    pub(super) fn begin(&mut self, wanted: &Missing) -> Share {
+        self.share = match self.missing == *wanted {
+            true => Share::All,
+            false => Share::Rest,
+        };
+        self.share
     }
 
     /// Hands bytes over, once no pause is asked for.
     pub(super) fn take(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Ended> {
         self.stop.checkpoint().map_err(|_| Ended::Stopped)?;
-        match (self.sink)(offset, bytes) {
+        let mut verdict = (self.sink)(offset, bytes);
+        if verdict == Verdict::BadTogether && self.share == Share::Rest {
+            // Whoever sent the other part may be to blame.
+            verdict = Verdict::Taken;
+        }
+        match verdict {
             Verdict::Taken => {
                 let count = u64::try_from(bytes.len()).expect("a piece is small");
                 self.missing.remove(offset..offset + count);
                 Ok(())
             }
-            Verdict::Bad => Err(Ended::Bad),
+            Verdict::Bad | Verdict::BadTogether => Err(Ended::Bad),
             Verdict::BadWhole => Err(Ended::BadWhole),
             Verdict::Stop => Err(Ended::Stopped),
         }

@@ -36,6 +36,8 @@ pub(crate) struct Frames<'a> {
     /// Had, or given up.
     done: BTreeSet<usize>,
     partial: BTreeMap<usize, Partial>,
+    /// The last of them that was bad, and is kept in case a part of it comes once more.
+    doubted: Option<usize>,
     unpacked: Vec<u8>,
 }
 
@@ -63,6 +65,7 @@ impl<'a> Frames<'a> {
             wanted,
             done: BTreeSet::new(),
             partial: BTreeMap::new(),
+            doubted: None,
             unpacked: Vec::new(),
         }
     }
@@ -95,17 +98,18 @@ impl<'a> Frames<'a> {
             let part = whole.start.max(piece.start)..whole.end.min(piece.end);
             let in_piece = within(&part, piece.start);
             let part_bytes = bytes.get(in_piece).expect("the part lies in the piece");
-            let unpacked = if part == whole {
-                self.unpack(frame, part_bytes, target)?
+            let (unpacked, blame) = if part == whole {
+                (self.unpack(frame, part_bytes, target)?, Verdict::Bad)
             } else {
                 let Some(unpacked) = self.add(number, frame, &part, part_bytes, target)? else {
                     continue;
                 };
-                unpacked
+                (unpacked, Verdict::BadTogether)
             };
             match unpacked {
                 Unpacked::Good => drop(self.done.insert(number)),
-                Unpacked::Bad => verdict = Verdict::Bad,
+                Unpacked::Bad if verdict == Verdict::Bad => {}
+                Unpacked::Bad => verdict = blame,
                 Unpacked::WithoutBase => {
                     tracing::debug!(frame = number, "what it refers to is no more");
                     self.done.insert(number);
@@ -115,9 +119,10 @@ impl<'a> Frames<'a> {
         Ok(verdict)
     }
 
-    /// Adds to a frame that comes in several pieces. If it is bad, the last of
-    /// them is asked for once more, from another server; if that does not mend
-    /// it, another piece was bad, and the frame is given up.
+    /// Adds to a frame that comes in several pieces. If it is bad, and all of one
+    /// server, the last of them is asked for once more, from another; if that does
+    /// not mend it, another piece was bad, and the frame is given up. So it is, to
+    /// keep no more than one, if the next bad one comes first.
     fn add(
         &mut self,
         number: usize,
@@ -152,6 +157,10 @@ impl<'a> Frames<'a> {
         partial.was_bad = true;
         partial.missing.push(part);
         self.partial.insert(number, partial);
+        if let Some(earlier) = self.doubted.replace(number) {
+            self.partial.remove(&earlier);
+            self.done.insert(earlier);
+        }
         Ok(Some(Unpacked::Bad))
     }
 
@@ -332,7 +341,7 @@ mod tests {
                 let end = packed.len().min(start + piece);
                 match frames.push(start as u64, &sender[start..end], &mut target).unwrap() {
                     Verdict::Taken => start = end,
-                    Verdict::Bad => sender = &packed,
+                    Verdict::Bad | Verdict::BadTogether => sender = &packed,
                     Verdict::BadWhole | Verdict::Stop => prop_assert!(false, "neither was said"),
                 }
             }

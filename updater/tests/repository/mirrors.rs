@@ -126,6 +126,92 @@ fn a_digest_that_is_wrong_at_the_end_begins_the_blob_anew_with_the_next_mirror()
     assert_eq!(wrong, 1);
 }
 
+/// Sends other bytes than it should for a while, and then nothing any more.
+fn spoiler() -> Server {
+    Server::start(move |request, stream| {
+        if request.number > 0 {
+            return status(stream, "503 Service Unavailable");
+        }
+        let spoilt: Vec<_> = content(SIZE).iter().map(|byte| !byte).collect();
+        let body = sound_head(request, stream, &spoilt)?;
+        stream.write_all(&body[..100_000])
+    })
+}
+
+/// Fetches the blob, whose digest is known when all of it has come, and returns how often
+/// that was wrong.
+fn fetch_whole(servers: &[&str], in_order: bool) -> (Result<(), FetchError>, usize) {
+    let mut fetcher = fetcher(servers, patience());
+    let (expected, mut taken) = (content(SIZE), vec![0; SIZE]);
+    let (mut left, mut wrong) = (SIZE, 0);
+    let mut take = |at: u64, bytes: &[u8]| {
+        let at = usize::try_from(at).unwrap();
+        taken[at..at + bytes.len()].copy_from_slice(bytes);
+        left -= bytes.len();
+        if left == 0 && taken != expected {
+            (left, wrong) = (SIZE, wrong + 1);
+            return Verdict::BadWhole;
+        }
+        Verdict::Taken
+    };
+    let (blob, (_stopper, stop)) = (blob(SIZE), Stopper::new());
+    let mut at = 0;
+    let result = match in_order {
+        true => fetcher.fetch(&blob, 0, &stop, &mut |bytes| {
+            let verdict = take(at, bytes);
+            at += u64::try_from(bytes.len()).unwrap();
+            if verdict != Verdict::Taken {
+                at = 0;
+            }
+            verdict
+        }),
+        false => fetcher.fetch_ranges(&blob, &whole(), &stop, &mut take),
+    };
+    assert!(result.is_err() || taken == expected);
+    (result, wrong)
+}
+
+#[test]
+fn a_beginning_that_another_has_spoilt_costs_a_sound_mirror_no_turn() {
+    for in_order in [true, false] {
+        let (spoiler, sound) = (spoiler(), sound_server());
+        let (result, wrong) = fetch_whole(&[spoiler.address(), sound.address()], in_order);
+        result.unwrap();
+        assert_eq!(wrong, 1);
+    }
+}
+
+#[test]
+fn who_spoils_the_whole_by_himself_too_is_refused() {
+    let (spoiler, liar) = (spoiler(), liar(900_000));
+    let (result, wrong) = fetch_whole(&[spoiler.address(), liar.address()], true);
+    let words = updater::fetch::chain(&result.unwrap_err());
+    assert!(
+        words.contains("not those that the release proves"),
+        "{words}"
+    );
+    assert_eq!(wrong, 2);
+}
+
+#[test]
+fn what_is_bad_together_is_the_fault_of_who_sent_all_of_it_or_of_nobody() {
+    let sound = sound_server();
+    for (first, at_fault) in [(nobody(), true), (spoiler().address().to_owned(), false)] {
+        let mut fetcher = fetcher(&[&first, sound.address()], patience());
+        let (mut left, mut said) = (SIZE, false);
+        let result =
+            fetcher.fetch_ranges(&blob(SIZE), &whole(), &Stopper::new().1, &mut |_, bytes| {
+                left -= bytes.len();
+                if left == 0 && !std::mem::replace(&mut said, true) {
+                    return Verdict::BadTogether;
+                }
+                Verdict::Taken
+            });
+        assert_eq!(result.is_err(), at_fault, "{result:?}");
+        assert!(said);
+    }
+}
+
 #[test]
 fn when_every_mirror_lies_all_are_named() {
     let (one, other) = (liar(10), liar(900_000));

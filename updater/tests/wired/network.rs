@@ -339,7 +339,7 @@ impl FakeRepository {
             match sink(at, piece) {
                 Verdict::Taken => from += piece.len(),
                 Verdict::Stop => return Err(FetchError::Stopped),
-                bad @ (Verdict::Bad | Verdict::BadWhole) => {
+                bad @ (Verdict::Bad | Verdict::BadTogether | Verdict::BadWhole) => {
                     let mut shelf = self.0.lock().unwrap();
                     let Lie::FlipOnce(..) = shelf.lie else {
                         return Err(corrupt());
