@@ -185,6 +185,7 @@ impl Fetcher {
                 throttle: self.throttle.clone(),
                 received: Arc::clone(&self.received),
                 queue: Mutex::new(taker.missing.clone()),
+                flow: Mutex::default(),
             };
             let mut crew = Crew::start(line, way, ranges, &self.runtime);
             let servers = &mut self.servers;

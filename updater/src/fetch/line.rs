@@ -1,5 +1,6 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use reqwest::Url;
 
@@ -8,7 +9,7 @@ use super::http::Client;
 use super::missing::Missing;
 use super::pieces::Piece;
 use super::throttle::Throttle;
-use crate::ports::{FetchError, RangeSupport, Stop};
+use crate::ports::{Cause, FetchError, RangeSupport, Stop};
 
 /// What the connections to one server have in common.
 #[derive(Debug)]
@@ -25,6 +26,15 @@ pub(super) struct Line {
     pub(super) received: Arc<AtomicU64>,
     /// What nobody has taken on.
     pub(super) queue: Mutex<Missing>,
+    pub(super) flow: Mutex<Flow>,
+}
+
+/// What has come lately, and how long was waited for it. The time of several connections
+/// adds up; what they wait for a disk, or by a cap of ours, is not the server's.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    waited: Duration,
+    bytes: u64,
 }
 
 /// How a connection goes about it.
@@ -49,5 +59,25 @@ pub(super) enum Event {
 impl Line {
     pub(super) fn queue(&self) -> MutexGuard<'_, Missing> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how long the server was waited for, and what came. Returns why it is too slow,
+    /// if it is.
+    pub(super) fn note(&self, waited: Duration, bytes: u64) -> Result<(), Cause> {
+        let mut flow = self.flow.lock().unwrap_or_else(PoisonError::into_inner);
+        flow.waited += waited;
+        flow.bytes += bytes;
+        if flow.waited < self.patience.measure {
+            return Ok(());
+        }
+        let Flow { waited, bytes } = std::mem::take(&mut *flow);
+        let least = self.patience.rate.saturating_mul(waited.as_secs());
+        match bytes >= least {
+            true => Ok(()),
+            false => {
+                let seconds = waited.as_secs();
+                Err(format!("only {bytes} bytes came in {seconds} s of a connection").into())
+            }
+        }
     }
 }

@@ -14,6 +14,10 @@ pub struct Patience {
     pub stall: Duration,
     /// How many bytes count as progress.
     pub progress: u64,
+    /// How many bytes a connection must bring in a second; 0 to take what comes.
+    pub rate: u64,
+    /// Over how long that is measured, of all connections to a server together.
+    pub measure: Duration,
     /// How often it asks again without progress.
     pub retries: u32,
     /// The wait before the first time; each further one is twice as long.
@@ -36,6 +40,8 @@ impl Default for Patience {
             idle: Duration::from_secs(30),
             stall: Duration::from_secs(64),
             progress: 64 * 1024,
+            rate: 0,
+            measure: Duration::from_secs(120),
             retries: 7,
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(30),
@@ -44,6 +50,10 @@ impl Default for Patience {
     }
 }
 
+/// What a server must bring over each connection while another one could be asked: with
+/// four of them 64 KiB/s, below which no stage is a matter of hours.
+const RATE: u64 = 16 * 1024;
+
 impl Patience {
     /// Returns the patience with a server while another one could be asked.
     pub(crate) fn with_another(&self) -> Self {
@@ -51,6 +61,7 @@ impl Patience {
             connect: self.connect.min(Duration::from_secs(5)),
             idle: self.idle.min(Duration::from_secs(10)),
             stall: self.stall.min(Duration::from_secs(30)),
+            rate: RATE,
             retries: self.retries.min(2),
             ..self.clone()
         }

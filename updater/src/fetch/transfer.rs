@@ -27,6 +27,8 @@ const MOST_PART: u64 = 8 << 20;
 /// How often a server may say that a blob ends too early. A mirror in the
 /// middle of a copy may be right a little later; a lie stays one.
 const MAX_SHORT_ANSWERS: u32 = 3;
+/// How many times what it wants an attempt may read, if it is to count as progress.
+const MOST_READ: u64 = 8;
 /// How long a piece that is not full waits for more, so that little is lost
 /// when the power is.
 const HELD: Duration = Duration::from_secs(1);
@@ -57,9 +59,11 @@ struct Transfer {
     pieces: Pieces,
     told: RangeSupport,
     short_answers: u32,
-    /// Attempts without progress, and bytes since the first of them.
+    /// Attempts without progress.
     attempts: u32,
+    /// The bytes of the last attempt that were wanted, and all of them.
     progress: u64,
+    read: u64,
 }
 
 /// Works until nothing is left to take on, or the server has failed for good.
@@ -75,6 +79,7 @@ pub(super) async fn work(line: Arc<Line>, way: Way, events: mpsc::Sender<Event>)
         short_answers: 0,
         attempts: 0,
         progress: 0,
+        read: 0,
     };
     while transfer.take_on() {
         if transfer.bring().await.is_err() {
@@ -134,11 +139,13 @@ impl Transfer {
 
     async fn wait(&mut self, broken: FetchError) -> Result<(), Over> {
         // A server that drops the line after every few bytes is not getting
-        // anywhere, so only a real piece counts.
-        if self.progress >= self.line.patience.progress {
+        // anywhere, so only a real piece counts. Nor is one that sends the same again
+        // and again before it: half a terabyte would come for an image of half a gigabyte.
+        let is_real = self.progress >= self.line.patience.progress;
+        if is_real && self.progress >= self.read / MOST_READ {
             self.attempts = 0;
         }
-        self.progress = 0;
+        (self.progress, self.read) = (0, 0);
         let Some(wait) = self.line.patience.wait(self.attempts) else {
             return self.fail(broken).await;
         };
@@ -169,8 +176,10 @@ impl Transfer {
             url: &self.line.url,
             range: range.as_deref(),
         };
-        let asked = request(&self.line.client, &question);
-        let response = match timeout(limit, asked).await {
+        let begun = Instant::now();
+        let asked = timeout(limit, request(&self.line.client, &question)).await;
+        self.note(begun.elapsed(), 0)?;
+        let response = match asked {
             Ok(Ok(response)) => response,
             Ok(Err(failure)) => return Err(self.failed(failure, first)),
             Err(_) => return Err(self.passing(silent(limit))),
@@ -187,6 +196,15 @@ impl Transfer {
         })?;
         self.tell(answer.ranges).await?;
         self.receive(response, answer.body).await
+    }
+
+    /// Notes how long the server was waited for. One that is too slow is left.
+    fn note(&self, waited: Duration, bytes: u64) -> Result<(), Broken> {
+        if self.line.stop.is_paused() {
+            return Ok(());
+        }
+        let noted = self.line.note(waited, bytes);
+        noted.map_err(|source| Broken::GiveUp(self.unreachable(source)))
     }
 
     async fn tell(&mut self, ranges: RangeSupport) -> Result<(), Broken> {
@@ -211,14 +229,20 @@ impl Transfer {
                 }
             }
             let asked = Instant::now();
-            let Some(chunk) = self.next(&mut body).await? else {
-                return Err(self.ended(at));
-            };
-            let count = len(&chunk);
-            self.line.received.fetch_add(count, Ordering::Relaxed);
+            let chunk = self.next(&mut body).await;
             // Only the wait for the network counts: whoever takes the pieces writes to
             // a disk.
-            waited += asked.elapsed();
+            let took = asked.elapsed();
+            let count = chunk
+                .as_ref()
+                .map_or(0, |chunk| chunk.as_deref().map_or(0, len));
+            self.note(took, count)?;
+            let Some(chunk) = chunk? else {
+                return Err(self.ended(at));
+            };
+            self.line.received.fetch_add(count, Ordering::Relaxed);
+            self.read += count;
+            waited += took;
             arrived += count;
             if arrived >= self.line.patience.progress {
                 (waited, arrived) = (Duration::ZERO, 0);

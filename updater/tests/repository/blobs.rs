@@ -145,6 +145,27 @@ fn a_server_that_sends_a_few_bytes_per_connection_is_given_up() {
 }
 
 #[test]
+fn a_server_that_sends_all_again_for_each_little_piece_is_given_up() {
+    let content = content(1_000_000);
+    let server = Server::start(move |request, stream| {
+        let whole = Request {
+            from: None,
+            ..request.clone()
+        };
+        let body = sound_head(&whole, stream, &content)?;
+        // As much more as counts as progress.
+        stream.write_all(&body[..1024 * (request.number + 1)])
+    });
+    let (result, taken) = fetch(server.address(), 1_000_000, 0);
+    assert!(
+        matches!(result, Err(FetchError::RepositoryUnreachable { .. })),
+        "{result:?}"
+    );
+    assert!(taken.len() < 20_000, "{} bytes", taken.len());
+    assert!(server.requests().len() < 20);
+}
+
+#[test]
 fn a_blob_that_is_not_there_is_not_asked_for_again() {
     let server = Server::start(|_, stream| status(stream, "404 Not Found"));
     let (result, _) = fetch(server.address(), 10_000, 0);

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::ops::Range;
+use std::time::Duration;
 
+use updater::fetch::Patience;
 use updater::ports::{Fetch, FetchError, RangeSupport, Stopper, Verdict};
 
 use crate::web::{Server, blob, content, fetcher, patience, sound, sound_head, status};
@@ -329,6 +331,60 @@ fn failures_of_several_kinds_are_told_together() {
         "{told}"
     );
     assert!(told.contains("refused"), "{told}");
+}
+
+/// Sends 1 KiB at a time, ten times a second: never silent, and never done.
+fn slow() -> Server {
+    let served = content(SIZE);
+    Server::start(move |request, stream| {
+        let body = sound_head(request, stream, &served)?;
+        // A clock of this server's own: nobody ever sends here.
+        let (_never, hears) = std::sync::mpsc::channel::<()>();
+        for bytes in body.chunks(1024) {
+            stream.write_all(bytes)?;
+            assert!(hears.recv_timeout(Duration::from_millis(100)).is_err());
+        }
+        Ok(())
+    })
+}
+
+fn measuring() -> Patience {
+    Patience {
+        measure: Duration::from_secs(2),
+        ..patience()
+    }
+}
+
+#[test]
+fn a_mirror_that_is_slow_and_sound_is_left_while_there_is_another() {
+    let (slow, sound) = (slow(), sound_server());
+    let mut judge = Judge::new();
+    fetcher(&[slow.address(), sound.address()], measuring())
+        .fetch_ranges(
+            &blob(SIZE),
+            &whole(),
+            &Stopper::new().1,
+            &mut |at, bytes| judge.judge(at, bytes),
+        )
+        .unwrap();
+    assert!(judge.has_all());
+    assert!(!sound.requests().is_empty());
+}
+
+#[test]
+fn the_last_server_may_be_slow() {
+    let slow = slow();
+    let mut judge = Judge::new();
+    // Takes three seconds, and more than it would be given as one of two.
+    let part = 0..32_768;
+    fetcher(&[&nobody(), slow.address()], measuring())
+        .fetch_ranges(
+            &blob(SIZE),
+            std::slice::from_ref(&part),
+            &Stopper::new().1,
+            &mut |at, bytes| judge.judge(at, bytes),
+        )
+        .unwrap();
 }
 
 #[test]

@@ -193,6 +193,8 @@ pub(crate) fn patience() -> Patience {
         idle: Duration::from_secs(20),
         stall: Duration::from_secs(40),
         progress: 1024,
+        rate: 0,
+        measure: Duration::from_secs(120),
         retries: 4,
         first_wait: Duration::from_millis(1),
         longest_wait: Duration::from_millis(4),
