@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,7 +25,7 @@ use zbus::address::transport::{Transport, UnixSocket};
 use zbus::connection::Builder;
 use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
 use zbus::export::async_trait::async_trait;
-use zbus::message::{Flags, Message, Type};
+use zbus::message::{Message, Type};
 use zbus::{Address, Connection};
 
 use super::error::BusError;
@@ -45,10 +46,9 @@ const SHUT: Duration = Duration::from_secs(1);
 pub async fn connect(address: &Address) -> zbus::Result<Connection> {
     let stream = reach(address).await?;
     let (refused, refusals) = mpsc::channel(1);
-    let inside = Arc::new(Semaphore::new(MOST_INSIDE));
     let door = Door {
         stream,
-        inside,
+        places: Arc::default(),
         refused,
     };
     let bus = Builder::socket(door).build().await?;
@@ -85,11 +85,48 @@ async fn refuse(bus: Connection, mut refusals: mpsc::Receiver<Message>) {
     }
 }
 
+/// A place for each call that may come in, until it is answered.
+#[derive(Debug)]
+struct Places {
+    free: Semaphore,
+    /// Calls that came in without one, after [`SHUT`]: their answers free none.
+    without: AtomicUsize,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            free: Semaphore::new(MOST_INSIDE),
+            without: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Places {
+    async fn take(&self) {
+        match timeout(SHUT, self.free.acquire()).await {
+            // Given back with the answer.
+            Ok(Ok(place)) => place.forget(),
+            Ok(Err(_)) | Err(_) => drop(self.without.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// Whichever call is answered: who came in without a place has the one that is free now.
+    fn give_back(&self) {
+        let one_less = |without: usize| without.checked_sub(1);
+        let was_owed = self
+            .without
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        if was_owed.is_err() {
+            self.free.add_permits(1);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Door {
     stream: UnixStream,
-    /// A place for each call that may come in.
-    inside: Arc<Semaphore>,
+    places: Arc<Places>,
     refused: mpsc::Sender<Message>,
 }
 
@@ -101,12 +138,12 @@ impl Socket for Door {
         let (read, write) = self.stream.into_split();
         let inward = Inward {
             frames: Frames::new(read),
-            inside: Arc::clone(&self.inside),
+            places: Arc::clone(&self.places),
             refused: self.refused,
         };
         let outward = Outward {
             stream: write,
-            inside: self.inside,
+            places: self.places,
         };
         Split::new(inward, outward)
     }
@@ -115,7 +152,7 @@ impl Socket for Door {
 #[derive(Debug)]
 struct Inward {
     frames: Frames<OwnedReadHalf>,
-    inside: Arc<Semaphore>,
+    places: Arc<Places>,
     refused: mpsc::Sender<Message>,
 }
 
@@ -134,15 +171,8 @@ impl ReadHalf for Inward {
                 .receive_message(seq, &mut Vec::new(), fds)
                 .await?;
             let is_cut = self.frames.take_cut();
-            if !wants_answer(&message) {
-                match is_cut {
-                    true => continue,
-                    false => return Ok(message),
-                }
-            }
-            if let Ok(Ok(place)) = timeout(SHUT, self.inside.acquire()).await {
-                // Given back with the answer.
-                place.forget();
+            if message.message_type() == Type::MethodCall {
+                self.places.take().await;
             }
             if !is_cut {
                 return Ok(message);
@@ -161,7 +191,7 @@ impl ReadHalf for Inward {
 #[derive(Debug)]
 struct Outward {
     stream: OwnedWriteHalf,
-    inside: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 #[async_trait]
@@ -169,7 +199,7 @@ impl WriteHalf for Outward {
     async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
         self.stream.write_all(message.data()).await?;
         if matches!(message.message_type(), Type::MethodReturn | Type::Error) {
-            self.inside.add_permits(1);
+            self.places.give_back();
         }
         Ok(())
     }
@@ -183,10 +213,67 @@ impl WriteHalf for Outward {
     }
 }
 
-fn wants_answer(message: &Message) -> bool {
-    message.message_type() == Type::MethodCall
-        && !message
-            .primary_header()
-            .flags()
-            .contains(Flags::NO_REPLY_EXPECTED)
+#[cfg(test)]
+mod tests {
+    use zbus::message::Flags;
+
+    use super::*;
+
+    fn door() -> (Inward, Outward, Arc<Places>, UnixStream) {
+        let (stream, bus) = UnixStream::pair().unwrap();
+        let places = Arc::<Places>::default();
+        let door = Door {
+            stream,
+            places: Arc::clone(&places),
+            refused: mpsc::channel(1).0,
+        };
+        let (inward, outward) = door.split().take();
+        (inward, outward, places, bus)
+    }
+
+    fn call(flags: Option<Flags>) -> Message {
+        let mut call = Message::method_call("/a", "B").destination("io.bistable.Test");
+        if let Some(flags) = flags {
+            call = call.with_flags(flags);
+        }
+        call.build(&()).unwrap()
+    }
+
+    async fn receive(inward: &mut Inward) -> Message {
+        let (mut early, mut fds) = (Vec::new(), Vec::new());
+        let received = inward.receive_message(1, &mut early, &mut fds);
+        received.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_call_that_wants_no_answer_has_a_place_and_is_answered() {
+        let (mut inward, mut outward, places, mut bus) = door();
+        let silent = call(Some(Flags::NO_REPLY_EXPECTED));
+        bus.write_all(silent.data()).await.unwrap();
+        let came = receive(&mut inward).await;
+        let flags = came.primary_header().flags();
+        assert!(!flags.contains(Flags::NO_REPLY_EXPECTED));
+        assert_eq!(places.free.available_permits(), MOST_INSIDE - 1);
+        let header = came.header();
+        let answer = Message::method_return(&header).build(&()).unwrap();
+        outward.send_message(&answer).await.unwrap();
+        assert_eq!(places.free.available_permits(), MOST_INSIDE);
+    }
+
+    #[tokio::test]
+    async fn who_was_let_in_without_a_place_leaves_none() {
+        let (mut inward, mut outward, places, mut bus) = door();
+        let mut calls = Vec::new();
+        for _ in 0..=MOST_INSIDE {
+            bus.write_all(call(None).data()).await.unwrap();
+            calls.push(receive(&mut inward).await);
+        }
+        assert_eq!(places.free.available_permits(), 0);
+        for call in calls {
+            let header = call.header();
+            let answer = Message::error(&header, "a.B").build(&()).unwrap();
+            outward.send_message(&answer).await.unwrap();
+        }
+        assert_eq!(places.free.available_permits(), MOST_INSIDE);
+    }
 }

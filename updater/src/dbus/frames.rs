@@ -16,10 +16,12 @@ const MOST_FIELDS: usize = 16 << 10;
 /// The length of what every message begins with.
 const HEADER: usize = 16;
 const METHOD_CALL: u8 = 1;
+/// The flag of a caller who does not want to hear.
+const NO_REPLY_EXPECTED: u8 = 1;
 
 /// Hands over one message after the other. A call whose arguments are too long comes
 /// without them; any other message that is too long does not come at all, since either
-/// nobody waits for it or nobody can be answered.
+/// nobody waits for it or nobody can be answered. Every call that comes wants an answer.
 #[derive(Debug)]
 pub(super) struct Frames<R> {
     stream: R,
@@ -89,6 +91,11 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                 tracing::warn!(fields, body, "a message on the bus is too long");
                 self.over = padded.saturating_add(body);
                 continue;
+            }
+            if kind == METHOD_CALL {
+                // So that it is answered, and its place is free then. The bus throws the answer
+                // away, and says so, as it does when a caller has gone.
+                self.header[2] &= !NO_REPLY_EXPECTED;
             }
             self.header_left = HEADER;
             self.rest_left = padded.saturating_add(body);
