@@ -63,6 +63,8 @@ pub struct Head<C> {
     last_check: Option<Timestamp>,
     last_error: Option<Failure>,
     steward: Steward,
+    /// Whether the order at work was given while releases came from elsewhere.
+    asked: Elsewhere,
     watch: Watch,
 }
 
@@ -150,6 +152,7 @@ where
         last_check: None,
         last_error: None,
         steward,
+        asked: Elsewhere::No,
         watch: Watch::Tried,
     };
     head.give(effects).await;
@@ -181,6 +184,7 @@ impl<C: Clock> Head<C> {
                     Some(Call::Obey(rules)) => {
                         if self.steward.obey(*rules) == Elsewhere::Yes {
                             self.offer = None;
+                            self.asked = Elsewhere::Yes;
                         }
                         self.look_at_clock().await;
                     }
@@ -336,6 +340,8 @@ impl<C: Clock> Head<C> {
     async fn hear(&mut self, report: Report) {
         self.stopper = None;
         let result = match &report {
+            // The word of those whom the node followed when it asked; it asks anew.
+            Report::Refreshed(_) if self.asked == Elsewhere::Yes => Ok(()),
             Report::Refreshed(offer) => {
                 self.offer = Some((**offer).clone());
                 self.last_check = Some(self.clock.now());
@@ -427,6 +433,7 @@ impl<C: Clock> Head<C> {
     async fn send(&mut self, effects: Vec<Effect>) {
         // None when going down: what is left undone is settled at the next start.
         let Some(orders) = &self.orders else { return };
+        self.asked = Elsewhere::No;
         let (stopper, stop) = Stopper::new();
         if self.state().holder().is_some() {
             // The pause was asked for during the step before.

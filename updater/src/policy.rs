@@ -171,14 +171,15 @@ fn consider(rules: &Rules, situation: &Situation<'_>, now: Timestamp) -> Result<
         });
     }
     let node = at_rest(situation.state)?;
-    if rules.source.is_none() {
+    let Some(source) = &rules.source else {
         return Err(Held::NoRepository);
-    }
+    };
     if check_is_due(situation, now) {
         return Ok(Decision::Check);
     }
-    // A check is due as long as there is none.
-    let Some(offer) = situation.offer else {
+    // A check is due as long as there is none, or another channel's.
+    let is_followed = |offer: &&Offer| offer.channel.channel == source.channel;
+    let Some(offer) = situation.offer.filter(is_followed) else {
         return Ok(Decision::Check);
     };
     let offered = &offer.channel.release;

@@ -136,6 +136,17 @@ impl Case {
 }
 
 #[test]
+fn the_word_of_another_channel_is_none() {
+    for node in [node(), with_staged("1.3")] {
+        let mut case = Case::new(Automatic::Reboot, node, "1.3");
+        if let Some(offer) = &mut case.offer {
+            offer.channel.channel = ChannelName::parse("canary").unwrap();
+        }
+        assert_eq!(case.decide(), Decision::Check);
+    }
+}
+
+#[test]
 fn each_word_goes_as_far_as_it_says() {
     for (automatic, idle, staged) in [
         (Automatic::Off, "off", "off"),

@@ -2,6 +2,7 @@
 
 use release::rollout::Rollout;
 use updater::asker::Asker;
+use updater::config::Repository;
 use updater::driver::{Accepted, JobWish};
 use updater::job::Job;
 use updater::machine::{Holder, Outcome};
@@ -235,19 +236,44 @@ async fn a_stage_that_somebody_cancelled_is_not_begun_again_at_once() {
     stand.daemon.stop().await;
 }
 
+/// The same rules for another repository.
+fn elsewhere(automatic: Automatic) -> Rules {
+    let mut other = rules(automatic);
+    if let Some(source) = &mut other.source {
+        source.repository = Repository::parse("http://other/").unwrap();
+    }
+    other
+}
+
 #[tokio::test]
-async fn another_channel_is_asked_at_once() {
+async fn a_check_that_is_under_way_while_the_repository_is_changed_brings_no_old_offer() {
+    let stand = Stand::new(rules(Automatic::Stage)).await;
+    stand.repository.barrier().close();
+    let Accepted::Job(mut job) = stand.daemon.handle.proceed().await.unwrap() else {
+        panic!("nothing is checked")
+    };
+    stand.repository.barrier().holds().await;
+    stand.daemon.handle.obey(elsewhere(Automatic::Stage)).await;
+    stand.at(NIGHT).await;
+    stand.repository.barrier().open();
+    assert_eq!(outcome(&mut job).await, Outcome::Done);
+    let view = stand.daemon.handle.view();
+    assert_eq!((view.offer.clone(), view.last_check), (None, None));
+    // What the next one brings counts.
+    assert_eq!(stand.proceed().await, "check");
+    assert_eq!(stand.proceed().await, "stage");
+    stand.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn another_repository_is_asked_at_once() {
     let stand = Stand::new(rules(Automatic::Check)).await;
     assert_eq!(stand.proceed().await, "check");
     assert_eq!(
         (stand.proceed().await, stand.held()),
         ("nothing", "only-checks")
     );
-    let mut other = rules(Automatic::Check);
-    if let Some(source) = &mut other.source {
-        source.channel = release::ChannelName::parse("canary").unwrap();
-    }
-    stand.daemon.handle.obey(other).await;
+    stand.daemon.handle.obey(elsewhere(Automatic::Check)).await;
     assert_eq!(stand.proceed().await, "check");
     stand.daemon.stop().await;
 }
