@@ -306,14 +306,21 @@ impl<C: Clock> Head<C> {
         self.answer(wish.into(), Asking::default(), reply).await;
     }
 
-    /// Holds a job of its own up when the windows close, and lets it go on when
-    /// one opens.
+    /// Holds a job of its own up when the windows close, and lets it go on, or
+    /// gives it up, when one opens.
     async fn look_at_clock(&mut self) {
         let heeds = |running: &RunningJob| running.windows == Windows::Heeded;
         let request = match self.running.as_ref().is_some_and(heeds) {
-            true => self.steward.heed(self.state(), self.clock.now()),
+            true => self.steward.heed(self.known(), self.clock.now()),
             false => None,
         };
+        if let Some(running) = self
+            .running
+            .as_mut()
+            .filter(|_| request == Some(Request::Cancel))
+        {
+            running.cancelled_by.get_or_insert(Asker::Policy.into());
+        }
         // What cannot be held up is nearly over.
         let effects = request.map(|request| self.step(Event::Request(request)));
         match effects {
@@ -475,7 +482,8 @@ impl<C: Clock> Head<C> {
             Outcome::Cancelled => {}
         }
         let running = self.running.take()?;
-        if running.asker.is_policy() {
+        let gave_up = running.cancelled_by.as_ref().is_some_and(Asking::is_policy);
+        if running.asker.is_policy() && !gave_up {
             self.steward.learn(&running.job, &outcome, self.clock.now());
         }
         self.finished.push_back(running.job.clone());

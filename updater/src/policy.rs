@@ -274,10 +274,15 @@ fn stage(
 
 /// Returns what was decided if the channel was read just now, or else to read it first.
 fn on_fresh_word(decision: Decision, situation: &Situation<'_>, now: Timestamp) -> Decision {
-    match situation.last_check {
-        Some(last) if now.duration_since(last) <= FRESH => decision,
-        _ => Decision::Check,
+    match is_fresh(situation.last_check, now) {
+        true => decision,
+        false => Decision::Check,
     }
+}
+
+/// Tells whether the channel was read a short time ago.
+pub fn is_fresh(last_check: Option<Timestamp>, now: Timestamp) -> bool {
+    last_check.is_some_and(|last| last <= now && now.duration_since(last) <= FRESH)
 }
 
 fn reboot(

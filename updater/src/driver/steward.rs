@@ -4,7 +4,9 @@ use super::handle::Automation;
 use crate::admit::{Ask, Force};
 use crate::job::{Job, JobKind};
 use crate::machine::{Holder, Outcome, Request, State};
-use crate::policy::{Attempt, AttemptEnd, Decision, Held, MachineId, Rules, Situation, decide};
+use crate::policy::{
+    Attempt, AttemptEnd, Decision, Held, MachineId, Rules, Situation, decide, is_fresh,
+};
 use crate::ports::{Offer, Restart};
 
 /// What the head needs to know to act by itself.
@@ -81,16 +83,21 @@ impl Steward {
         decide(&self.rules, &situation, now)
     }
 
-    /// Returns what the windows ask of a job that heeds them.
-    pub(super) fn heed(&self, state: &State, now: Timestamp) -> Option<Request> {
-        match (state.holder(), self.rules.windows.is_open(now)) {
+    /// Returns what the windows ask of a job that heeds them. One that was held until the
+    /// channel's word had grown old is given up: the rollout may have been stopped meanwhile.
+    /// What it wrote stays in the spare slot, for the stage that follows the next check.
+    pub(super) fn heed(&self, known: Known<'_>, now: Timestamp) -> Option<Request> {
+        match (known.state.holder(), self.rules.windows.is_open(now)) {
             (None, false) => Some(Request::Pause(Holder::Window)),
-            (Some(Holder::Window), true) => Some(Request::Resume),
+            (Some(Holder::Window), true) if is_fresh(known.last_check, now) => {
+                Some(Request::Resume)
+            }
+            (Some(Holder::Window), true) => Some(Request::Cancel),
             (None | Some(Holder::Window | Holder::Caller), _) => None,
         }
     }
 
-    /// Learns how a job ended that was its own idea.
+    /// Learns how a job ended that was its own idea, and was not given up by itself.
     pub(super) fn learn(&mut self, job: &Job, outcome: &Outcome, now: Timestamp) {
         let version = job.work.borrow().version.clone();
         let (JobKind::Stage, Some(version)) = (job.kind, version) else {

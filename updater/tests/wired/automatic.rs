@@ -36,6 +36,20 @@ fn at_night(automatic: Automatic) -> Rules {
     }
 }
 
+/// Two windows, with twenty minutes between them.
+fn twice_a_night(automatic: Automatic) -> Rules {
+    let window = |from, to| Window {
+        days: Days::parse("daily").unwrap(),
+        from: TimeOfDay::parse(from).unwrap(),
+        to: TimeOfDay::parse(to).unwrap(),
+        zone: Zone::utc(),
+    };
+    Rules {
+        windows: Windows::new(vec![window("22:00", "23:10"), window("23:30", "23:50")]),
+        ..rules(automatic)
+    }
+}
+
 impl Stand {
     async fn new(rules: Rules) -> Self {
         let (one, two) = (image("1", 1, 300), image("2", 2, 300));
@@ -123,19 +137,53 @@ async fn a_node_checks_stages_and_reboots_by_itself_and_in_a_window_only() {
 }
 
 #[tokio::test]
-async fn a_stage_waits_while_no_window_is_open_and_goes_on_in_the_next() {
-    let stand = Stand::new(at_night(Automatic::Stage)).await;
+async fn a_stage_waits_while_no_window_is_open_and_goes_on_when_one_opens_soon() {
+    let stand = Stand::new(twice_a_night(Automatic::Stage)).await;
     let mut job = stand.stage_into_the_barrier().await;
-    stand.at("2026-11-22T03:59:59Z").await;
+    stand.at("2026-11-21T23:09:59Z").await;
     assert_eq!(holder(&job), None);
-    stand.at("2026-11-22T04:00:00Z").await;
+    stand.at("2026-11-21T23:10:00Z").await;
     assert_eq!(holder(&job), Some(Holder::Window));
     assert_eq!(stand.held(), "window-closed");
     stand.node.barrier.open();
     assert_eq!(stand.node.entry_names(), ["bistable_1.efi"]);
-    stand.at("2026-11-22T22:00:00Z").await;
+    stand.at("2026-11-21T23:30:00Z").await;
     assert_eq!(holder(&job), None);
     assert_eq!(outcome(&mut job).await, Outcome::Done);
+    stand.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_stage_that_waited_long_is_given_up_and_begun_again_on_a_fresh_word() {
+    let stand = Stand::new(at_night(Automatic::Stage)).await;
+    let mut job = stand.stage_into_the_barrier().await;
+    stand.at("2026-11-22T04:00:00Z").await;
+    stand.node.barrier.open();
+    stand.at("2026-11-22T22:00:00Z").await;
+    assert_eq!(outcome(&mut job).await, Outcome::Cancelled);
+    // Nobody is to blame, and nothing is waited for.
+    assert_eq!(stand.proceed().await, "check");
+    assert_eq!(stand.proceed().await, "stage");
+    assert_eq!(stand.daemon.state(), "staged");
+    stand.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_rollout_that_was_stopped_while_a_stage_waited_arms_nothing() {
+    let stand = Stand::new(at_night(Automatic::Reboot)).await;
+    let mut job = stand.stage_into_the_barrier().await;
+    stand.at("2026-11-22T04:00:00Z").await;
+    let seed = "2".to_owned();
+    stand.repository.roll_out(Rollout { share: 0, seed });
+    stand.node.barrier.open();
+    stand.at("2026-11-22T22:00:00Z").await;
+    assert_eq!(outcome(&mut job).await, Outcome::Cancelled);
+    assert_eq!(stand.proceed().await, "check");
+    assert_eq!(
+        (stand.proceed().await, stand.held()),
+        ("nothing", "rollout")
+    );
+    assert_eq!(stand.node.entry_names(), ["bistable_1.efi"]);
     stand.daemon.stop().await;
 }
 
