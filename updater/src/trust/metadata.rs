@@ -6,7 +6,7 @@
 //! can mean one thing to the signature and another to us. `tough` knows keys,
 //! canonical form and thresholds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::num::NonZeroU64;
 
@@ -96,12 +96,33 @@ impl<T: Content> Offered<T> {
     }
 
     pub(super) fn check_signed(&self, authority: &Root) -> Result<(), Untrusted> {
-        authority
-            .verify_role(&self.signed)
-            .map_err(|error| Untrusted::Unsigned {
-                role: self.name.clone(),
-                why: error.to_string(),
-            })
+        let unsigned = |why: String| Untrusted::Unsigned {
+            role: self.name.clone(),
+            why,
+        };
+        if names_a_key_twice(authority, T::ROLE) {
+            return Err(unsigned("one of its keys has two ids".to_owned()));
+        }
+        let verified = authority.verify_role(&self.signed);
+        verified.map_err(|error| unsigned(error.to_string()))
+    }
+}
+
+/// Tells whether a key of `role` would count twice. `tough` counts ids, and an id is the
+/// digest of all that is said of a key: another spelling of it makes another one.
+fn names_a_key_twice(authority: &Root, role: RoleType) -> bool {
+    let keys = authority.roles.get(&role);
+    let ids: HashSet<_> = keys.into_iter().flat_map(|keys| &keys.keyids).collect();
+    let mut seen = HashSet::new();
+    let mut keys = ids.into_iter().filter_map(|id| authority.keys.get(id));
+    keys.any(|key| !seen.insert(public(key)))
+}
+
+fn public(key: &Key) -> &[u8] {
+    match key {
+        Key::Rsa { keyval, .. } => &keyval.public,
+        Key::Ed25519 { keyval, .. } => &keyval.public,
+        Key::Ecdsa { keyval, .. } | Key::EcdsaOld { keyval, .. } => &keyval.public,
     }
 }
 
@@ -238,10 +259,30 @@ pub(super) struct DelegatedRole {
 
 /// The names of the targets that a role is asked for.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "PathSets")]
 pub(super) enum PathSet {
     Paths(Vec<String>),
     PathHashPrefixes(Vec<String>),
+}
+
+/// What a role says of them, which must be one of the two.
+#[derive(Deserialize)]
+struct PathSets {
+    paths: Option<Vec<String>>,
+    path_hash_prefixes: Option<Vec<String>>,
+}
+
+impl TryFrom<PathSets> for PathSet {
+    type Error = &'static str;
+
+    fn try_from(sets: PathSets) -> Result<Self, Self::Error> {
+        match (sets.paths, sets.path_hash_prefixes) {
+            (Some(paths), None) => Ok(Self::Paths(paths)),
+            (None, Some(prefixes)) => Ok(Self::PathHashPrefixes(prefixes)),
+            (None, None) => Err("a role is delegated to for no names"),
+            (Some(_), Some(_)) => Err("a role has both paths and path_hash_prefixes"),
+        }
+    }
 }
 
 /// Only `tough` can tell whether an id is that of its key.

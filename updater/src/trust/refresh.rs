@@ -17,7 +17,9 @@ use super::metadata::{Document, Snapshot, Targets};
 use super::remote::{FetchFileError, RemoteFolder};
 use super::store::{Store, file_of};
 use super::untrusted::Untrusted;
-use super::workflow::{Fate, Rooted, Roots, TARGETS, described_role, described_snapshot};
+use super::workflow::{
+    Fate, Rooted, Roots, SNAPSHOT_FILE, TARGETS, TIMESTAMP_FILE, described_role, described_snapshot,
+};
 
 /// Why there is no metadata, or no target, to be believed.
 #[derive(Debug, thiserror::Error)]
@@ -74,14 +76,20 @@ pub async fn refresh(
     let rooted = follow_roots(start, store, metadata).await?.settle(now)?;
     store.forget_delegated()?;
 
-    let (file, most) = ("timestamp.json", MAX_TUF_TIMESTAMP_BYTES);
+    let timestamp = store.read(TIMESTAMP_FILE)?;
+    let snapshot = store.read(SNAPSHOT_FILE)?;
+    for file in rooted.outdated(timestamp.as_deref(), snapshot.as_deref()) {
+        store.forget(file)?;
+    }
+
+    let (file, most) = (TIMESTAMP_FILE, MAX_TUF_TIMESTAMP_BYTES);
     let offered = metadata.read(&[file], most).await?;
     let (timestamp, fate) = rooted.timestamp(&offered, store.read(file)?.as_deref())?;
     if fate == Fate::Keep {
         store.keep(file, &offered)?;
     }
 
-    let file = "snapshot.json";
+    let file = SNAPSHOT_FILE;
     let kept = store.read(file)?;
     let current = kept
         .as_deref()

@@ -12,7 +12,8 @@
 //! be left out, and bytes: what a repository offers, and what is kept from
 //! before. Kept bytes count for nothing unless the keys of the newest root have
 //! signed them. They may be damaged, or of a publisher who has since changed
-//! keys to recover from versions that a thief pushed ahead.
+//! keys to recover from versions that a thief pushed ahead: then timestamp and
+//! snapshot are forgotten together, whichever of their keys it was.
 
 use std::num::NonZeroU64;
 
@@ -27,6 +28,8 @@ const ROOT: &str = "root";
 const TIMESTAMP: &str = "timestamp";
 const SNAPSHOT: &str = "snapshot";
 pub(super) const TARGETS: &str = "targets";
+pub(super) const TIMESTAMP_FILE: &str = "timestamp.json";
+pub(super) const SNAPSHOT_FILE: &str = "snapshot.json";
 
 /// Whether an accepted file says something that is not kept yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +109,29 @@ impl Rooted {
         self.root.content()
     }
 
+    /// Returns what must be forgotten of what is kept, in this order: all, if this root has
+    /// other keys for timestamp or snapshot than those that signed it (§5.3.11). Whose keys
+    /// were changed goes last, so that a cut in between leaves the reason for the rest.
+    pub(super) fn outdated(
+        &self,
+        timestamp: Option<&[u8]>,
+        snapshot: Option<&[u8]>,
+    ) -> &'static [&'static str] {
+        if self.is_of_others::<Timestamp>(TIMESTAMP, timestamp) {
+            &[SNAPSHOT_FILE, TIMESTAMP_FILE]
+        } else if self.is_of_others::<Snapshot>(SNAPSHOT, snapshot) {
+            &[TIMESTAMP_FILE, SNAPSHOT_FILE]
+        } else {
+            &[]
+        }
+    }
+
+    /// What is damaged is nobody's, and has no say in what else is forgotten.
+    fn is_of_others<T: Content>(&self, name: &str, kept: Option<&[u8]>) -> bool {
+        let kept = kept.and_then(|kept| Offered::<T>::parse(name, kept).ok());
+        kept.is_some_and(|kept| kept.signed_by(self.root()).is_err())
+    }
+
     /// Takes a timestamp, or the kept one if that has the same version.
     pub(super) fn timestamp(
         &self,
@@ -119,7 +145,7 @@ impl Rooted {
             Some(seen) if seen.version() == new.version() => (seen, Fate::Known),
             Some(seen) => {
                 new.check_not_older(&seen)?;
-                check_listed_not_older("snapshot.json", snapshot, described_snapshot(&seen)?)?;
+                check_listed_not_older(SNAPSHOT_FILE, snapshot, described_snapshot(&seen)?)?;
                 (new, Fate::Keep)
             }
         };
@@ -136,7 +162,7 @@ impl Rooted {
         kept: Option<&[u8]>,
     ) -> Result<Document<Snapshot>, Untrusted> {
         let described = described_snapshot(timestamp)?;
-        described.check("snapshot.json", offered)?;
+        described.check(SNAPSHOT_FILE, offered)?;
         let new = Offered::<Snapshot>::parse(SNAPSHOT, offered)?.signed_by(self.root())?;
         new.check_version(described.version)?;
         described_role(&new, TARGETS)?;
@@ -176,7 +202,7 @@ impl Rooted {
 
 pub(super) fn described_snapshot(timestamp: &Document<Timestamp>) -> Result<&Described, Untrusted> {
     let listing = &timestamp.content().0;
-    listing.describes(RoleType::Timestamp, "snapshot.json")
+    listing.describes(RoleType::Timestamp, SNAPSHOT_FILE)
 }
 
 pub(super) fn described_role<'a>(

@@ -1,6 +1,7 @@
 //! The attacks of the TUF specification, by publishers who lack some keys, and
 //! what a publisher does to recover from those who had them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 use tempfile::TempDir;
 use tough::schema::RoleType;
+use tough::schema::key::{Ed25519Key, Ed25519Scheme, Key};
 use updater::ports::ReleasesError;
 
 use crate::metadata::{Node, told};
@@ -227,6 +229,37 @@ fn no_key_counts_twice() {
 }
 
 #[test]
+fn a_key_under_two_ids_is_refused() {
+    for role in [RoleType::Root, RoleType::Targets] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut publisher = two_of_three(folder.path(), role);
+        let node = Node::trusting(&publisher);
+        publisher.root_version = 2;
+        // The same key, and something that nobody reads.
+        let other = Key::Ed25519 {
+            keyval: Ed25519Key {
+                public: key(21).verifying_key().to_bytes().to_vec().into(),
+                _extra: HashMap::from([("again".to_owned(), json!(true))]),
+            },
+            scheme: Ed25519Scheme::Ed25519,
+            _extra: HashMap::new(),
+        };
+        let id = hex::encode(other.key_id().unwrap());
+        let other = serde_json::to_value(other).unwrap();
+        let name = role.to_string();
+        let edit = move |signed: &mut Value| {
+            signed["keys"][&id] = other.clone();
+            let ids = signed["roles"][&name]["keyids"].as_array_mut().unwrap();
+            ids.push(json!(id));
+        };
+        publisher.edits.insert(RoleType::Root, Box::new(edit));
+        publisher.publish();
+        let because = format!("{role} is not signed as it must be: one of its keys has two ids");
+        refused(node.refresh(), &because);
+    }
+}
+
+#[test]
 fn a_key_under_the_id_of_another_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut publisher = Publisher::of(folder.path(), &["1"]);
@@ -313,15 +346,16 @@ fn a_new_threshold_of_the_root_is_one_for_the_old_keys_and_the_new() {
 
 #[test]
 fn new_keys_bring_a_node_back_from_versions_that_a_thief_pushed_ahead() {
-    // Which keys the publisher has to change, and what the thief had pushed.
-    for (changed, pushed) in [
-        (&[RoleType::Timestamp][..], RoleType::Timestamp),
-        (
-            &[RoleType::Timestamp, RoleType::Snapshot],
-            RoleType::Snapshot,
-        ),
-        (&[RoleType::Snapshot], RoleType::Targets),
-    ] {
+    // Which keys the publisher changes, and what the thief had pushed.
+    let changes = [
+        &[RoleType::Timestamp][..],
+        &[RoleType::Snapshot],
+        &[RoleType::Timestamp, RoleType::Snapshot],
+    ];
+    for (changed, pushed) in changes
+        .into_iter()
+        .flat_map(|changed| BELOW_ROOT.map(|pushed| (changed, pushed)))
+    {
         let folder = tempfile::tempdir().unwrap();
         let mut publisher = Publisher::of(folder.path(), &["1"]);
         let node = Node::trusting(&publisher);
@@ -348,8 +382,24 @@ fn new_keys_bring_a_node_back_from_versions_that_a_thief_pushed_ahead() {
         publisher.root_version = 2;
         publisher.publish();
         node.refresh().unwrap();
-        assert_eq!(kept_version(&node, pushed), Some(2), "{pushed}");
+        assert_eq!(kept_version(&node, pushed), Some(2), "{changed:?} {pushed}");
     }
+}
+
+#[test]
+fn keys_that_were_changed_long_ago_forget_nothing() {
+    let (_folder, mut publisher, node) = seen_at_two();
+    publisher.root_version = 2;
+    publisher.keys.insert(RoleType::Snapshot, key(40));
+    publisher.raise();
+    publisher.publish();
+    node.refresh().unwrap();
+    publisher.timestamp_version = 2;
+    publisher.publish();
+    refused(node.refresh(), "timestamp is version 2, but version 3");
+    // Nor do they if what they sign did not come.
+    fs::remove_file(node.kept("snapshot.json")).unwrap();
+    refused(node.refresh(), "timestamp is version 2, but version 3");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! `parts` of them, `mirrors` beside them, `metadata` from bad publishers and
 //! `attacks` by worse ones, a `client` of others' suites, `tls` behind certificates,
 //! `http2` over TLS, all as an `environment` sets it, and through the `gateway`. `hostile`
-//! servers meet all of it, `changes` come in mid-flight, and `bombs` are weighed.
+//! servers meet all of it, `changes` come in mid-flight, `breaks` are tried one by one, and `bombs`
+//! are weighed.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,6 +14,7 @@
 mod attacks;
 mod blobs;
 mod bombs;
+mod breaks;
 mod changes;
 mod client;
 mod environment;
