@@ -351,7 +351,17 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             message,
             error: failure.as_ref().map(|failure| failure.name),
         };
-        let noted = self.remember(&note, order);
+        let last = records::recall_history(&self.device).pop();
+        let is_known = |line: HistoryLine| {
+            let is_same = (line.event, line.root_hash) == (event, Some(root_hash));
+            // The history has the beginning of a long one.
+            is_same && note.message.starts_with(&line.message)
+        };
+        let noted = match failure.is_some() && last.is_some_and(is_known) {
+            // It is tried every few hours, and the history has an end.
+            true => Ok(()),
+            false => self.remember(&note, order),
+        };
         match failure {
             Some(failure) => Err(Stopped::Failed(failure)),
             None => noted,

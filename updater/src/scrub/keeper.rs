@@ -26,6 +26,10 @@ const LOOK: Duration = Duration::from_secs(10 * 60);
 const PER_CHUNK: Duration = Duration::from_millis(50);
 /// How often the place is written down, in chunks: 64 MiB are read twice after a power cut.
 const NOTE: u64 = 64;
+/// When what nobody could mend is tried again; each further time after twice as long.
+const AGAIN: Duration = LOOK;
+/// After this at the latest: a repository may come back in the night.
+const AGAIN_AT_LATEST: Duration = Duration::from_secs(6 * 3600);
 /// While somebody updates, the reading waits.
 const GIVE_WAY: Duration = Duration::from_secs(5);
 
@@ -71,6 +75,45 @@ enum Reach {
     RottenTree,
 }
 
+/// Whether rotten blocks are sound now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mended {
+    Yes,
+    No,
+}
+
+/// When what could not be mended is tried again, in time since the boot. After one, it is at
+/// the first look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Turn {
+    comes: Duration,
+    wait: Duration,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            comes: Duration::ZERO,
+            wait: AGAIN,
+        }
+    }
+}
+
+impl Turn {
+    fn after(now: Duration, wait: Duration) -> Self {
+        let comes = now.saturating_add(wait);
+        Self { comes, wait }
+    }
+
+    fn has_come(self, now: Duration) -> bool {
+        now >= self.comes
+    }
+
+    fn next(self, now: Duration) -> Self {
+        Self::after(now, self.wait.saturating_mul(2).min(AGAIN_AT_LATEST))
+    }
+}
+
 /// Reads the booted image again and again.
 #[derive(Debug)]
 pub struct Keeper<D, C> {
@@ -114,59 +157,93 @@ where
         let after_boot = AFTER_BOOT.saturating_sub(self.clock.since_boot());
         let mut rung = self.bell.is_rung_within(after_boot).await;
         let keeper = Arc::new(self);
+        let mut turn = Turn::default();
         loop {
             let node = keeper.handle.view().node.clone();
             let now = keeper.clock.now();
             let due = || every().is_some_and(|every| is_due(keeper.recall().as_ref(), every, now));
-            if node.booted.standing == Standing::Good && (rung || due()) {
+            let is_good = node.booted.standing == Standing::Good;
+            if is_good && (rung || due()) {
                 if rung {
                     // All of it, not the rest of one that was broken off.
                     keeper.read_again();
                 }
                 keeper.clone().read_and_mend().await;
+                turn = Turn::after(keeper.clock.since_boot(), AGAIN);
+            } else if is_good && turn.has_come(keeper.clock.since_boot()) {
+                keeper.mend_again().await;
+                turn = turn.next(keeper.clock.since_boot());
             }
             rung = keeper.bell.is_rung_within(LOOK).await;
         }
     }
 
-    /// Reads to the end, and has mended what was rotten.
+    /// Reads to the end, and has mended what was rotten. What could not be mended stays
+    /// written down.
     pub async fn read_and_mend(self: Arc<Self>) {
         let (stopper, stop) = Stopper::new();
         let ends = Ends(stopper);
         let keeper = self.clone();
         let read = tokio::task::spawn_blocking(move || keeper.read(&stop)).await;
         drop(ends);
-        let (rotten, reach) = match read {
+        let (reading, reach) = match read {
             Ok(Ok((reading, _))) if reading.rotten.is_empty() => {
                 tracing::info!(blocks = reading.blocks, "the booted image is sound");
                 return;
             }
-            Ok(Ok((reading, reach))) => (reading.rotten, reach),
+            Ok(Ok(read)) => read,
             Ok(Err(Stopped)) => return,
             Err(error) => {
                 tracing::error!(%error, "the reading of the booted image has died");
                 return;
             }
         };
-        tracing::warn!(blocks = rotten.len(), "the booted image is rotten");
+        tracing::warn!(blocks = reading.rotten.len(), "the booted image is rotten");
+        match (self.mend(reading.rotten.clone()).await, reach) {
+            (Mended::Yes, Reach::End) => self.note(&Reading {
+                rotten: Vec::new(),
+                ..reading
+            }),
+            // Only now can the rest be judged.
+            (Mended::Yes, Reach::RottenTree) => self.read_again(),
+            (Mended::No, _) => {}
+        }
+    }
+
+    /// Has mended what could not be mended before, if anything is left of that. The image is
+    /// read anew afterwards: its tree may have been rotten.
+    pub async fn mend_again(&self) {
+        let booted = self.handle.view().node.booted.root_hash;
+        let left = self.recall().filter(|reading| {
+            let is_over = reading.next >= reading.blocks;
+            reading.root_hash == booted && is_over && !reading.rotten.is_empty()
+        });
+        if let Some(reading) = left
+            && self.mend(reading.rotten).await == Mended::Yes
+        {
+            self.read_again();
+        }
+    }
+
+    async fn mend(&self, rotten: Vec<u64>) -> Mended {
         match self.handle.request(Request::Mend(rotten)).await {
             Ok(Accepted::Job(mut job)) => {
                 // Ends with an error only if the daemon does.
                 let ended = job.outcome.wait_for(Option::is_some).await;
-                let is_mended = ended.is_ok_and(|it| *it == Some(Outcome::Done));
-                if is_mended && reach == Reach::RottenTree {
-                    self.read_again();
+                match ended.is_ok_and(|it| *it == Some(Outcome::Done)) {
+                    true => Mended::Yes,
+                    false => Mended::No,
                 }
             }
-            Ok(Accepted::Done | Accepted::Nothing) => {}
+            Ok(Accepted::Done | Accepted::Nothing) => Mended::No,
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "rotten blocks are not mended now");
-                self.read_again();
+                Mended::No
             }
         }
     }
 
-    /// Nobody heard of what was found: it is found again at the next look.
+    /// Has the image read from its beginning at the next look.
     fn read_again(&self) {
         if let Err(error) = records::remove(&*self.device, Record::Reading) {
             tracing::warn!(error = %Chain(&error), "cannot forget a reading");
@@ -281,6 +358,24 @@ mod tests {
     use partition_layout::RootHash;
 
     use super::*;
+
+    #[test]
+    fn what_could_not_be_mended_has_its_turn_ever_later_and_four_times_a_day_in_the_end() {
+        let minutes = |number: u64| Duration::from_secs(60 * number);
+        let mut now = minutes(15);
+        // After a boot at once.
+        let mut turn = Turn::default();
+        assert!(turn.has_come(now));
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            turn = turn.next(now);
+            assert!(!turn.has_come(turn.comes - minutes(1)) && turn.has_come(turn.comes));
+            waits.push((turn.comes - now).as_secs() / 60);
+            now = turn.comes;
+        }
+        assert_eq!(waits, [20, 40, 80, 160, 320, 360, 360, 360]);
+        assert!(Turn::after(now, AGAIN).has_come(now + minutes(10)));
+    }
 
     #[test]
     fn a_reading_is_due_after_its_time_and_when_it_was_broken_off() {

@@ -200,6 +200,40 @@ async fn a_hash_tree_that_nobody_has_is_told_once_and_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_mended_is_tried_again_without_another_reading() {
+    // A block; a leaf of the tree with a block that it is about.
+    for tree in [None, Some(4 * BLOCK + 7)] {
+        let stand = Stand::new();
+        let daemon = stand.daemon().await;
+        let sound = stand.node.slot_bytes(Slot::A);
+        stand.node.rot(Slot::A, 299 * BLOCK);
+        if let Some(offset) = tree {
+            stand.node.rot_part(Slot::A, Part::Verity, offset);
+        }
+        stand.repository.lie(Lie::Gone);
+        read(&stand.node, &daemon).await;
+        let lines = || daemon.handle.view().node.history.len();
+        let told = lines();
+        assert_eq!(last_event(&daemon).unwrap().0, "rotten");
+        // As after another start.
+        let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
+        keeper.mend_again().await;
+        assert_eq!(lines(), told, "it is told once");
+        stand.repository.lie(Lie::None);
+        keeper.mend_again().await;
+        assert_eq!(last_event(&daemon).unwrap().0, "mended");
+        // The rest is read soon, and not in a week.
+        assert_eq!(stand.node.record(Record::Reading), None);
+        read(&stand.node, &daemon).await;
+        assert!(stand.node.slot_bytes(Slot::A) == sound, "{tree:?}");
+        let told = lines();
+        keeper.mend_again().await;
+        assert_eq!(lines(), told, "nothing is left");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn an_io_error_while_mending_is_told_and_the_next_reading_mends() {
     let stand = Stand::new();
     let daemon = stand.daemon().await;
