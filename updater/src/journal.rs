@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use tracing::{Event, Level, Subscriber};
@@ -35,8 +36,8 @@ pub const GAVE_WAY: &str = "0d5be6fb1a3f4c6c9a4f1de27c88e1b3";
 
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// A journal that does not take an entry for so long does not get it: nothing
-/// here may wait for it.
+/// A journal that does not take an entry for so long does not get it: the hands may not
+/// wait for it longer, and the thread on which everybody is answered not at all.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who reads stderr.
@@ -67,14 +68,26 @@ pub fn start(reader: Reader) {
 }
 
 /// The journal, by its own protocol: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
-struct Journal(UnixDatagram);
+struct Journal {
+    patient: UnixDatagram,
+    hasty: UnixDatagram,
+    /// The thread that never waits.
+    runtime: ThreadId,
+}
 
 impl Journal {
+    /// Connects; the thread on which that is done is the runtime's.
     fn connect(socket: &Path) -> io::Result<Self> {
-        let own = UnixDatagram::unbound()?;
-        own.connect(socket)?;
-        own.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self(own))
+        let (patient, hasty) = (UnixDatagram::unbound()?, UnixDatagram::unbound()?);
+        patient.connect(socket)?;
+        patient.set_write_timeout(Some(PATIENCE))?;
+        hasty.connect(socket)?;
+        hasty.set_nonblocking(true)?;
+        Ok(Self {
+            patient,
+            hasty,
+            runtime: thread::current().id(),
+        })
     }
 }
 
@@ -82,8 +95,12 @@ impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         let mut entry = Entry::new(priority(*event.metadata().level()));
         event.record(&mut entry);
+        let socket = match thread::current().id() == self.runtime {
+            true => &self.hasty,
+            false => &self.patient,
+        };
         // There is nobody to tell.
-        drop(self.0.send(&entry.finish()));
+        drop(socket.send(&entry.finish()));
     }
 }
 
@@ -123,6 +140,7 @@ fn priority(level: Level) -> u8 {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::time::Instant;
 
     use super::*;
     use crate::history::Happened;
@@ -192,6 +210,36 @@ mod tests {
         drop(journald);
         let subscriber = tracing_subscriber::registry().with(journal);
         tracing::subscriber::with_default(subscriber, || tracing::info!("nobody hears"));
+    }
+
+    #[test]
+    fn a_journal_that_is_full_is_waited_for_by_others_than_the_runtime() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let journald = UnixDatagram::bind(&socket).unwrap();
+        let journal = Journal::connect(&socket).unwrap();
+        let subscriber = tracing_subscriber::registry().with(journal);
+        let logs = tracing::Dispatch::new(subscriber);
+        let begun = Instant::now();
+        // More than any queue takes; each of the rest would cost a second.
+        tracing::dispatcher::with_default(&logs, || {
+            (0..2000).for_each(|number| tracing::info!(number, "mine"));
+        });
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        let other = thread::spawn(move || {
+            tracing::dispatcher::with_default(&logs, || tracing::info!("another's"));
+        });
+        journald
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let mut bytes = [0; 4096];
+        loop {
+            let len = journald.recv(&mut bytes).unwrap();
+            if fields(&bytes[..len])["MESSAGE"] == "another's" {
+                break;
+            }
+        }
+        other.join().unwrap();
     }
 
     #[test]

@@ -161,17 +161,18 @@ where
         loop {
             let node = keeper.handle.view().node.clone();
             let now = keeper.clock.now();
-            let due = || every().is_some_and(|every| is_due(keeper.recall().as_ref(), every, now));
+            let last = keeper.on_disk(Self::recall).await;
+            let is_due = every().is_some_and(|every| is_due(last.as_ref(), every, now));
             let is_good = node.booted.standing == Standing::Good;
-            if is_good && (rung || due()) {
+            if is_good && (rung || is_due) {
                 if rung {
                     // All of it, not the rest of one that was broken off.
-                    keeper.read_again();
+                    keeper.on_disk(Self::read_again).await;
                 }
                 keeper.clone().read_and_mend().await;
                 turn = Turn::after(keeper.clock.since_boot(), AGAIN);
             } else if is_good && turn.has_come(keeper.clock.since_boot()) {
-                keeper.mend_again().await;
+                keeper.clone().mend_again().await;
                 turn = turn.next(keeper.clock.since_boot());
             }
             rung = keeper.bell.is_rung_within(LOOK).await;
@@ -200,28 +201,29 @@ where
         };
         tracing::warn!(blocks = reading.rotten.len(), "the booted image is rotten");
         match (self.mend(reading.rotten.clone()).await, reach) {
-            (Mended::Yes, Reach::End) => self.note(&Reading {
-                rotten: Vec::new(),
-                ..reading
-            }),
+            (Mended::Yes, Reach::End) => {
+                let rotten = Vec::new();
+                let sound = Reading { rotten, ..reading };
+                self.on_disk(move |keeper| keeper.note(&sound)).await;
+            }
             // Only now can the rest be judged.
-            (Mended::Yes, Reach::RottenTree) => self.read_again(),
+            (Mended::Yes, Reach::RottenTree) => self.on_disk(Self::read_again).await,
             (Mended::No, _) => {}
         }
     }
 
     /// Has mended what could not be mended before, if anything is left of that. The image is
     /// read anew afterwards: its tree may have been rotten.
-    pub async fn mend_again(&self) {
+    pub async fn mend_again(self: Arc<Self>) {
         let booted = self.handle.view().node.booted.root_hash;
-        let left = self.recall().filter(|reading| {
+        let left = self.on_disk(Self::recall).await.filter(|reading| {
             let is_over = reading.next >= reading.blocks;
             reading.root_hash == booted && is_over && !reading.rotten.is_empty()
         });
         if let Some(reading) = left
             && self.mend(reading.rotten).await == Mended::Yes
         {
-            self.read_again();
+            self.on_disk(Self::read_again).await;
         }
     }
 
@@ -241,6 +243,16 @@ where
                 Mended::No
             }
         }
+    }
+
+    /// Does what waits for the disk, on a thread that may: the daemon's own is everybody's.
+    async fn on_disk<T>(self: &Arc<Self>, work: impl FnOnce(&Self) -> T + Send + 'static) -> T
+    where
+        T: Send + 'static,
+    {
+        let keeper = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&keeper)).await;
+        done.expect("nothing that keeps a record panics")
     }
 
     /// Has the image read from its beginning at the next look.

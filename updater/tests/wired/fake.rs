@@ -109,6 +109,8 @@ pub(crate) struct FakeNode {
     world: Arc<Mutex<World>>,
     /// Before every write.
     pub(crate) barrier: Barrier,
+    /// Before a record is removed.
+    pub(crate) record_barrier: Barrier,
 }
 
 fn index(slot: Slot) -> usize {
@@ -191,6 +193,7 @@ impl FakeNode {
         Self {
             world: Arc::new(Mutex::new(world)),
             barrier: Barrier::default(),
+            record_barrier: Barrier::default(),
         }
     }
 
@@ -803,6 +806,7 @@ impl Records for FakeNode {
     }
 
     fn remove(&self, record: Record) -> io::Result<()> {
+        self.record_barrier.pass();
         let mut world = self.world();
         world.operation("remove-record")?;
         world.records.remove(record_name(record));

@@ -1,6 +1,7 @@
 //! Blocks of the booted image that rot.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use partition_layout::Slot;
 use updater::machine::{Outcome, Request};
@@ -51,6 +52,28 @@ async fn a_bell_has_the_image_read_though_no_reading_is_ever_due() {
     bell.ring();
     let read = progress.wait_for(|now| now.finished.is_some());
     assert_eq!(read.await.unwrap().rotten, 1);
+    keeping.abort();
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_slow_to_forget_a_reading_holds_nobody_else_up() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
+    let (bell, mut progress) = (keeper.bell(), keeper.progress());
+    stand.node.record_barrier.close();
+    bell.ring();
+    let begun = Instant::now();
+    let keeping = tokio::spawn(keeper.keep(|| None));
+    tokio::task::yield_now().await;
+    assert_eq!(daemon.run(Request::Check).await, Outcome::Done);
+    // The barrier opens by itself after a minute.
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_eq!(progress.borrow().finished, None);
+    stand.node.record_barrier.open();
+    let read = progress.wait_for(|now| now.finished.is_some());
+    drop(read.await.unwrap());
     keeping.abort();
     daemon.stop().await;
 }
@@ -217,10 +240,11 @@ async fn what_could_not_be_mended_is_tried_again_without_another_reading() {
         assert_eq!(last_event(&daemon).unwrap().0, "rotten");
         // As after another start.
         let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
-        keeper.mend_again().await;
+        let keeper = Arc::new(keeper);
+        keeper.clone().mend_again().await;
         assert_eq!(lines(), told, "it is told once");
         stand.repository.lie(Lie::None);
-        keeper.mend_again().await;
+        keeper.clone().mend_again().await;
         assert_eq!(last_event(&daemon).unwrap().0, "mended");
         // The rest is read soon, and not in a week.
         assert_eq!(stand.node.record(Record::Reading), None);
