@@ -89,6 +89,9 @@ fn escaped(value: &str) -> String {
             '\\' => text.push_str("\\\\"),
             '"' => text.push_str("\\\""),
             '\n' => text.push_str("\\n"),
+            // Names of checks and units come from a file that anybody may have written, and a
+            // NUL ends the bus connection on which the page is asked for.
+            other if other.is_control() => text.push(' '),
             other => text.push(other),
         }
     }

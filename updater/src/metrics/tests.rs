@@ -291,9 +291,12 @@ fn the_file_is_replaced_whole_and_everybody_may_read_it() {
 
 proptest! {
     #[test]
-    fn whatever_a_check_is_called_the_page_can_be_read(check in "\\PC*|[\\\\\"\n{}, =]*") {
-        let read = Read::page(&render(&view(&check), &Rests::default(), &Progress::default()));
+    fn whatever_a_check_is_called_the_page_can_be_read(check in "\\PC*|[\\\\\"\n\0\x1b{}, =]*") {
+        let page = render(&view(&check), &Rests::default(), &Progress::default());
+        prop_assert!(!page.contains(|char: char| char.is_control() && char != '\n'));
+        let read = Read::page(&page);
         let name = "bistable_last_rollback_timestamp_seconds";
+        let check = check.replace(['\0', '\x1b'], " ");
         prop_assert_eq!(read.value(name, &[("check", &check)]), Some(7.0));
     }
 }
