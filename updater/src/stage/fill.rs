@@ -14,7 +14,7 @@ use super::recipe::Recipe;
 use super::survey::{Class, Search, take_survey};
 use super::target::{Target, chunks};
 use super::ways::{PackInUse, Ways};
-use super::{Bench, Source, block_size, fetched, flush, memory, open_tree};
+use super::{Bench, Source, block_size, fetched, flush, len, memory, open_tree};
 use crate::plan::PlanPart;
 use crate::ports::{Fetch, Pace, Part, Slots, Verdict};
 use crate::refusal::Chain;
@@ -241,6 +241,9 @@ impl<D: Slots + Pace> FrameTarget for RootFrames<'_, '_, D> {
             base.resize(start.saturating_add(bytes), 0);
             let place = base.get_mut(start..)?;
             self.booted?.read(extent.first.into(), place)?;
+            // Nobody has proved that so much must be read. If it is to stop, the next
+            // piece hears so.
+            super::step(self.target.device, self.target.stop, len(place)).ok()?;
         }
         Some(base)
     }

@@ -1,5 +1,6 @@
 //! The ways to the blocks of the root image that are missing, and what each costs.
 
+use release::limits::PACK_FRAME_BLOCKS;
 use release::pack::{Pack, PackIndex, PackShape};
 use release::{Blob, Release};
 
@@ -242,34 +243,40 @@ impl<D: Slots + Pace, N: Fetch> Bench<'_, D, N> {
         let (mut left, mut index) = (range.end, None);
         let meter = self.meter;
         let before = self.network.received();
-        let result = self.network.fetch_ranges(&pack.blob, std::slice::from_ref(&range), self.stop, &mut |offset, piece| {
-            let place = memory(offset)..memory(offset).saturating_add(piece.len());
-            match bytes.get_mut(place) {
-                Some(place) => place.copy_from_slice(piece),
-                None => return Verdict::Bad,
-            }
-            left = left.saturating_sub(len(piece));
-            if left > 0 {
-                return Verdict::Taken;
-            }
-            let read = PackIndex::read(bytes.get(..head).unwrap_or_default(), pack, shape);
-            match read {
-                Ok(read) => {
-                    index = Some(read);
-                    Verdict::Taken
+        let result = self.network.fetch_ranges(
+            &pack.blob,
+            std::slice::from_ref(&range),
+            self.stop,
+            &mut |offset, piece| {
+                let place = memory(offset)..memory(offset).saturating_add(piece.len());
+                match bytes.get_mut(place) {
+                    Some(place) => place.copy_from_slice(piece),
+                    None => return Verdict::Bad,
                 }
-                Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "the index of a pack is not what it should be");
-                    if len(piece) == range.end {
-                        left = range.end;
-                        Verdict::Bad
-                    } else {
-                        left = range.end;
-                        Verdict::BadWhole
+                left = left.saturating_sub(len(piece));
+                if left > 0 {
+                    return Verdict::Taken;
+                }
+                let read = PackIndex::read(bytes.get(..head).unwrap_or_default(), pack, shape);
+                let read = read.map_err(|error| Chain(&error).to_string());
+                match read.and_then(|index| with_few_bases(index, shape)) {
+                    Ok(read) => {
+                        index = Some(read);
+                        Verdict::Taken
+                    }
+                    Err(error) => {
+                        tracing::warn!(error, "the index of a pack is not what it should be");
+                        if len(piece) == range.end {
+                            left = range.end;
+                            Verdict::Bad
+                        } else {
+                            left = range.end;
+                            Verdict::BadWhole
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         meter.read_index(self.network.received().saturating_sub(before));
         result?;
         index.ok_or_else(|| FetchError::BlobTruncated {
@@ -280,11 +287,53 @@ impl<D: Slots + Pace, N: Fetch> Bench<'_, D, N> {
     }
 }
 
+/// How often the frames of a pack may refer to as many blocks as their target has. A patch of
+/// ours has a frame for each MiB of the target, with 4 MiB of the base at most. The index is
+/// nobody's word: with a block in each frame, it would buy a thousand times that in reads.
+const MOST_BASES: u64 = 16;
+
+fn with_few_bases(index: PackIndex, shape: &PackShape) -> Result<PackIndex, String> {
+    let bases = index.frames.iter().flat_map(|frame| &frame.bases);
+    let blocks = bases
+        .map(|extent| u64::from(extent.blocks))
+        .fold(0, u64::saturating_add);
+    let whole = shape.target_blocks.next_multiple_of(PACK_FRAME_BLOCKS);
+    match blocks <= whole.saturating_mul(MOST_BASES) {
+        true => Ok(index),
+        false => Err(format!("its frames refer to {blocks} blocks")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use release::limits::BLOCK_SIZE;
+    use release::limits::{BLOCK_SIZE, PACK_BASE_BLOCKS};
+    use release::pack::{Extent, Frame};
 
     use super::*;
+
+    #[test]
+    fn an_index_that_would_have_the_base_read_again_and_again_is_refused() {
+        let extent = |first, blocks| Extent { first, blocks };
+        let bases = u32::try_from(PACK_BASE_BLOCKS).unwrap();
+        let index = |frames: u32, each: u32| PackIndex {
+            frames: (0..frames)
+                .map(|number| Frame {
+                    offset: 0,
+                    len: 1,
+                    targets: vec![extent(number * each, each)],
+                    bases: vec![extent(0, bases)],
+                })
+                .collect(),
+        };
+        let shape = PackShape {
+            target_blocks: 100_000,
+            base_blocks: 100_000,
+        };
+        // As a publisher makes it, and as a liar does.
+        assert!(with_few_bases(index(390, 256), &shape).is_ok());
+        let told = with_few_bases(index(100_000, 1), &shape).unwrap_err();
+        assert_eq!(told, "its frames refer to 102400000 blocks");
+    }
 
     const MISSING: u64 = 40;
 
