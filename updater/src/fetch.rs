@@ -27,6 +27,7 @@ mod taker;
 mod throttle;
 mod transfer;
 
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -207,38 +208,49 @@ impl Fetcher {
     }
 }
 
-/// Makes one failure of those of all servers.
+/// Makes one failure of those of all servers. What it is called goes after the worst that was
+/// found: that somebody lies, that a blob ends too early, that nobody answers.
 fn sum(mut failures: Vec<FetchError>) -> Option<FetchError> {
-    if failures.len() <= 1 {
-        return failures.pop();
+    let worst = (0..failures.len()).max_by_key(|number| {
+        let severity = failures.get(*number).map_or(0, severity);
+        // Of equals, the one that was asked first.
+        (severity, Reverse(*number))
+    })?;
+    let worst = failures.remove(worst);
+    if failures.is_empty() {
+        return Some(worst);
     }
-    let mut urls = Vec::new();
-    let mut reasons = Vec::new();
-    let mut corrupt = true;
-    for failure in &failures {
-        match failure {
-            FetchError::BlobCorrupt { url, why } => {
-                urls.push(url.clone());
-                reasons.push(why.clone());
-            }
-            FetchError::BlobTruncated { url, .. }
-            | FetchError::RepositoryUnreachable { url, .. } => {
-                corrupt = false;
-                urls.push(url.clone());
-            }
-            FetchError::Stopped => {}
+    let others: Vec<_> = failures.iter().map(|failure| chain(failure)).collect();
+    let others = others.join("; ");
+    Some(match worst {
+        FetchError::BlobCorrupt { url, why } => {
+            let why = format!("{why}; also, {others}");
+            FetchError::BlobCorrupt { url, why }
         }
-    }
-    let url = urls.join(" or ");
-    if corrupt {
-        let why = reasons.join("; ");
-        return Some(FetchError::BlobCorrupt { url, why });
-    }
-    let told: Vec<_> = failures.iter().map(|failure| chain(failure)).collect();
-    Some(FetchError::RepositoryUnreachable {
-        url,
-        source: told.join("; ").into(),
+        FetchError::BlobTruncated {
+            url,
+            found,
+            expected,
+        } => FetchError::BlobTruncated {
+            url: format!("{url} (also, {others})"),
+            found,
+            expected,
+        },
+        FetchError::RepositoryUnreachable { url, source } => {
+            let source = format!("{}; also, {others}", chain(&*source)).into();
+            FetchError::RepositoryUnreachable { url, source }
+        }
+        FetchError::Stopped => FetchError::Stopped,
     })
+}
+
+const fn severity(failure: &FetchError) -> u8 {
+    match failure {
+        FetchError::BlobCorrupt { .. } => 3,
+        FetchError::BlobTruncated { .. } => 2,
+        FetchError::RepositoryUnreachable { .. } => 1,
+        FetchError::Stopped => 0,
+    }
 }
 
 impl Fetch for Fetcher {

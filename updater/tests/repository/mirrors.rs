@@ -231,12 +231,12 @@ fn when_every_mirror_lies_all_are_named() {
             }
         },
     );
-    let Err(FetchError::BlobCorrupt { url, .. }) = result else {
-        panic!("{result:?}");
-    };
+    let error = result.unwrap_err();
+    assert!(matches!(error, FetchError::BlobCorrupt { .. }), "{error:?}");
+    let told = updater::fetch::chain(&error);
     assert!(
-        url.contains(one.address()) && url.contains(other.address()),
-        "{url}"
+        told.contains(one.address()) && told.contains(other.address()),
+        "{told}"
     );
     // They may have been mended since: both are asked anew.
     let mut bad = 0;
@@ -311,26 +311,39 @@ fn a_mirror_that_lacks_the_blob_or_packs_it_or_is_not_there_is_passed_over() {
 }
 
 #[test]
-fn failures_of_several_kinds_are_told_together() {
+fn failures_of_several_kinds_are_told_together_and_called_after_the_worst() {
+    let short = Server::start(|request, stream| sound(request, stream, &content(4096)));
     let (liar, nobody) = (liar(10), nobody());
-    let mut judge = Judge::new();
-    let result = fetcher(&[liar.address(), &nobody], patience()).fetch_ranges(
-        &blob(SIZE),
-        &whole(),
-        &Stopper::new().1,
-        &mut |at, bytes| judge.judge(at, bytes),
-    );
-    let error = result.unwrap_err();
-    assert!(
-        matches!(error, FetchError::RepositoryUnreachable { .. }),
-        "{error:?}"
-    );
-    let told = updater::fetch::chain(&error);
-    assert!(
-        told.contains(liar.address()) && told.contains(&nobody),
-        "{told}"
-    );
-    assert!(told.contains("refused"), "{told}");
+    for (servers, worst) in [
+        ([liar.address(), &nobody], "corrupt"),
+        ([&nobody, liar.address()], "corrupt"),
+        ([short.address(), liar.address()], "corrupt"),
+        ([short.address(), &nobody], "truncated"),
+        ([&nobody, short.address()], "truncated"),
+    ] {
+        let mut judge = Judge::new();
+        let error = fetcher(&servers, patience())
+            .fetch_ranges(
+                &blob(SIZE),
+                &whole(),
+                &Stopper::new().1,
+                &mut |at, bytes| judge.judge(at, bytes),
+            )
+            .unwrap_err();
+        let name = match error {
+            FetchError::BlobCorrupt { .. } => "corrupt",
+            FetchError::BlobTruncated { .. } => "truncated",
+            FetchError::RepositoryUnreachable { .. } => "unreachable",
+            FetchError::Stopped => "stopped",
+        };
+        assert_eq!(name, worst, "{servers:?}");
+        let told = updater::fetch::chain(&error);
+        assert!(servers.iter().all(|server| told.contains(server)), "{told}");
+        assert!(
+            !servers.contains(&&*nobody) || told.contains("refused"),
+            "{told}"
+        );
+    }
 }
 
 /// Sends 1 KiB at a time, ten times a second: never silent, and never done.
