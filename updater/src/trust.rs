@@ -130,14 +130,15 @@ impl<C: Clock> TrustedReleases<C> {
             0 | 1 => self.patience.clone(),
             _ => self.patience.with_another(),
         };
-        // Who drips takes no more than his share.
-        let share = u32::try_from(repositories.len()).unwrap_or(u32::MAX).max(1);
-        let limit = self.patience.metadata / share;
+        let deadline = Instant::now() + self.patience.metadata;
         let mut failures = Vec::new();
-        for server in self.turns.order(Instant::now()) {
+        let order = self.turns.order(Instant::now());
+        for (turn, server) in order.iter().copied().enumerate() {
             let Some(repository) = repositories.get(server) else {
                 continue;
             };
+            let limit =
+                deadline.saturating_duration_since(Instant::now()) / share(turn, order.len());
             let asked = self.runtime.block_on(async {
                 let work = async { question(self.load(repository, &patience).await?).await };
                 tokio::select! {
@@ -145,7 +146,7 @@ impl<C: Clock> TrustedReleases<C> {
                     result = tokio::time::timeout(limit, work) => result.unwrap_or_else(|_| {
                         Err(ReleasesError::RepositoryUnreachable {
                             repository: repository.to_string(),
-                            source: format!("its metadata did not come within {} s", limit.as_secs()).into(),
+                            source: format!("its metadata did not come within {:.0} s", limit.as_secs_f64()).into(),
                         })
                     }),
                 }
@@ -218,6 +219,15 @@ impl<C: Clock> TrustedReleases<C> {
             failures,
         })
     }
+}
+
+/// Returns by what the time that is left is divided for the server whose turn it is. Who drips
+/// takes no more than his share, and on a slow line that of one of many is too little: the
+/// first has half, and the others what it and those before them leave.
+fn share(turn: usize, servers: usize) -> u32 {
+    let left = servers.saturating_sub(turn).max(1);
+    let share = if turn == 0 { left.min(2) } else { left };
+    u32::try_from(share).unwrap_or(u32::MAX)
 }
 
 impl Loaded {

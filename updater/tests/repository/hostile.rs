@@ -14,10 +14,10 @@ use updater::ports::{Fetch, FetchError, Releases, Stopper};
 
 use super::gateway::client;
 use super::metadata::{Node, told};
-use super::mirrors::{Judge, SIZE, sound_server, whole};
+use super::mirrors::{Judge, SIZE, nobody, sound_server, whole};
 use super::publisher::Publisher;
 use super::web::{
-    Request, Server, blob, content, fetcher, head, patience, runtime, silence, sound,
+    Request, Server, blob, content, fetcher, head, patience, runtime, silence, sound, status,
 };
 
 /// Far above what any of them takes, on a machine that is busy.
@@ -284,6 +284,35 @@ fn metadata_that_drips_is_given_up_in_its_time_and_the_next_repository_asked() {
     node.settings.repositories.extend(sound);
     refresh(&node).unwrap();
     assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn many_mirrors_leave_a_repository_on_a_slow_line_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Publisher::of(folder.path(), &["1"]);
+    publisher.publish();
+    let served = folder.path().to_owned();
+    // Five files, and more than half a second for each.
+    let slow = Server::start(move |request, stream| {
+        let (_never, hears) = mpsc::channel::<()>();
+        assert!(hears.recv_timeout(Duration::from_millis(600)).is_err());
+        match std::fs::read(served.join(request.path.trim_start_matches('/'))) {
+            Ok(content) => sound(request, stream, &content),
+            Err(_) => status(stream, "404 Not Found"),
+        }
+    });
+    let mut node = Node::trusting(&publisher);
+    let servers = std::iter::once(slow.address().to_owned()).chain((0..16).map(|_| nobody()));
+    node.settings.repositories = servers
+        .map(|address| Repository::parse(&address).unwrap())
+        .collect();
+    let patience = Patience {
+        metadata: Duration::from_secs(40),
+        ..short()
+    };
+    let client = client(&Authorities::default());
+    let mut releases = node.releases_by(client, patience);
+    releases.refresh(&Stopper::new().1).unwrap();
 }
 
 #[test]
