@@ -208,6 +208,7 @@ fn who_writes_disks_has_no_network_and_who_has_the_network_has_no_disks() {
         "PrivateDevices=yes",
         "CapabilityBoundingSet=",
         "ProtectSystem=strict",
+        "IPAddressDeny=link-local 168.63.129.16 100.100.100.200 fd00:ec2::254",
     ] {
         assert!(has(&gateway, line), "{line}");
     }

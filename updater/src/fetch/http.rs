@@ -1,12 +1,14 @@
 use std::error::Error;
 use std::fmt::Write;
 use std::io;
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, RANGE};
 use reqwest::{Response, StatusCode, Url, redirect};
+use url::Host;
 
 use super::gateway::Gateway;
 use super::patience::Patience;
@@ -101,10 +103,37 @@ fn redirects() -> redirect::Policy {
             attempt.error("redirected to what is no web server")
         } else if secure && attempt.url().scheme() != "https" {
             attempt.error("redirected from https to a server without TLS")
+        } else if is_near(attempt.url()) && !attempt.previous().first().is_some_and(is_near) {
+            attempt.error("redirected to this machine or to its cloud's own services")
         } else {
             attempt.follow()
         }
     })
+}
+
+/// Tells whether a URL names this machine, or what only it can reach: there lie the services of
+/// this machine, and those of its cloud, which say secrets to whoever asks from here. A name
+/// may lead there, too: what the unit forbids, it forbids whatever leads there.
+fn is_near(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => is_near_v4(address),
+        Some(Host::Ipv6(address)) => match address.to_ipv4_mapped() {
+            Some(address) => is_near_v4(address),
+            None => {
+                let is_own = address.is_loopback() || address.is_unspecified();
+                is_own || address.is_unicast_link_local()
+            }
+        },
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        None => false,
+    }
+}
+
+const fn is_near_v4(address: Ipv4Addr) -> bool {
+    address.is_loopback() || address.is_unspecified() || address.is_link_local()
 }
 
 /// What is asked for of a file.

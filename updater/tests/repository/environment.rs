@@ -6,7 +6,7 @@ use std::process::Command;
 use updater::fetch::chain;
 use updater::ports::{Fetch, FetchError, Stopper, Verdict};
 
-use crate::web::{Server, blob, content, fetcher, patience, sound};
+use crate::web::{Server, blob, content, fetcher, head, patience, sound};
 
 const SIZE: usize = 10_000;
 /// Tells a child apart, and what it is to fetch from.
@@ -44,6 +44,34 @@ fn again(name: &str, address: &str, variables: &[(&str, &str)]) {
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(told.contains("1 passed"), "{told}");
+}
+
+#[test]
+fn nobody_is_redirected_to_the_machine_itself_or_to_its_cloud() {
+    for place in [
+        "http://169.254.169.254/latest/user-data",
+        "http://127.0.0.1:10250/pods",
+        "http://localhost/",
+        "http://[::1]/",
+        "http://[fe80::1]/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://0/",
+    ] {
+        if let Some(result) = fetched_in_child() {
+            let words = chain(&result.unwrap_err());
+            assert!(words.contains("redirected to this machine"), "{words}");
+            return;
+        }
+        let proxy = Server::start(move |_, stream| {
+            head(stream, "302 Found", &[format!("Location: {place}")])
+        });
+        again(
+            "environment::nobody_is_redirected_to_the_machine_itself_or_to_its_cloud",
+            "http://repository.invalid/base",
+            &[("HTTP_PROXY", proxy.address())],
+        );
+        assert_eq!(proxy.requests().len(), 1, "{place}");
+    }
 }
 
 #[test]
