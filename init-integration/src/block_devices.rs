@@ -24,6 +24,9 @@ pub struct FoundSlot {
     pub root: PathBuf,
     /// The device of the partition with its hash tree.
     pub verity: PathBuf,
+    /// The device of the disk's EFI system partition. Nothing is booted from it any more, so
+    /// that it is not there keeps no slot from being found.
+    pub esp: Option<PathBuf>,
 }
 
 impl fmt::Display for FoundSlot {
@@ -98,7 +101,13 @@ impl BlockDevices {
             if is_the_image {
                 let root = self.partition(disk, partitions.root.number)?;
                 let verity = self.partition(disk, partitions.verity.number)?;
-                found.push(FoundSlot { slot, root, verity });
+                let esp = self.partition(disk, layout.esp.number).ok();
+                found.push(FoundSlot {
+                    slot,
+                    root,
+                    verity,
+                    esp,
+                });
             }
         }
         Ok(found)

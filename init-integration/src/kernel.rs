@@ -26,6 +26,7 @@ use crate::initramfs;
 use crate::plan::{Kernel, KernelFs, Step};
 use crate::root_device;
 use crate::slot_search::find_slot;
+use crate::torn_count;
 use crate::uevents::Uevents;
 
 /// Where the root file system is mounted before it becomes `/`.
@@ -67,6 +68,7 @@ impl Kernel for Linux {
                 root_hash,
                 patience,
             } => self.find_slot(root_hash, *patience),
+            Step::MendNames => self.mend_names(),
             Step::OpenVerity(root_hash) => self.open_verity(root_hash),
             Step::MountRoot => self.mount_root(),
             Step::MoveMount(what) => {
@@ -180,6 +182,12 @@ impl Linux {
         }
         self.slot = Some(found.slot);
         Ok(())
+    }
+
+    fn mend_names(&self) -> io::Result<()> {
+        let esp = self.slot.as_ref().and_then(|slot| slot.esp.as_deref());
+        let esp = esp.ok_or_else(|| io::Error::other("there is no EFI system partition"))?;
+        torn_count::mend_apart(esp)
     }
 
     fn open_verity(&mut self, root_hash: &RootHash) -> io::Result<()> {

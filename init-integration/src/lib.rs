@@ -6,7 +6,7 @@
 //! It owns the way from the kernel to systemd: modules, the watchdog,
 //! the two partitions that the root hash names, dm-verity, the switch of roots.
 //! It refuses to own policy (which slot: the boot loader decided), repairs
-//! (the updater's) and anything that needs a network.
+//! (the updater's, but for one: [`torn_count`]) and anything that needs a network.
 //!
 //! - It never opens an unverified root: the only device it mounts is the
 //!   device-mapper device it made from the root hash of the signed command line.
@@ -58,4 +58,5 @@ pub mod plan;
 pub mod report;
 mod root_device;
 pub mod slot_search;
+pub mod torn_count;
 pub mod uevents;

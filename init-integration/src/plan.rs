@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! ground:  /dev /proc /sys                  then the command line and the module list can be read
-//! plan:    modules → watchdog → find the slot → open verity → mount root → move mounts
-//!          → free the initramfs → switch root → start systemd
+//! plan:    modules → watchdog → find the slot → mend names → open verity → mount root
+//!          → move mounts → free the initramfs → switch root → start systemd
 //! ```
 //!
 //! The order is a literal: the watchdog runs before the first wait, and the only
@@ -52,6 +52,9 @@ pub enum Step {
         root_hash: RootHash,
         patience: Duration,
     },
+    /// Takes away what a count of the boot loader's, cut short, has left beside its entry: as
+    /// long as that is there, no start is counted.
+    MendNames,
     /// Makes the device-mapper device that checks each block against the root hash.
     OpenVerity(RootHash),
     /// Mounts the verity device, and nothing else, read-only.
@@ -79,7 +82,10 @@ impl Step {
     /// needed it fails, and the log says which drivers did not load.
     const fn need(&self) -> Need {
         match self {
-            Self::LoadModule(_) | Self::StartWatchdog(_) | Self::FreeInitramfs => Need::Desired,
+            Self::LoadModule(_)
+            | Self::StartWatchdog(_)
+            | Self::MendNames
+            | Self::FreeInitramfs => Need::Desired,
             Self::Mount(_)
             | Self::FindSlot { .. }
             | Self::OpenVerity(_)
@@ -109,6 +115,7 @@ impl fmt::Display for Step {
                     "find the partitions of the image {root_hash} within {patience} s"
                 )
             }
+            Self::MendNames => write!(f, "mend the names of the boot entries"),
             Self::OpenVerity(root_hash) => write!(f, "open dm-verity with root hash {root_hash}"),
             Self::MountRoot => write!(f, "mount the root file system"),
             Self::MoveMount(what) => write!(f, "move /{} into the root file system", what.place()),
@@ -148,6 +155,8 @@ pub fn plan(cmdline: &str, modules: &str) -> Result<Plan, CannotBoot> {
         root_hash,
         patience: options.device_patience,
     });
+    // Before anything that fails when the image is bad: such an image must not start for ever.
+    steps.push(Step::MendNames);
     steps.push(Step::OpenVerity(root_hash));
     steps.push(Step::MountRoot);
     steps.extend(KernelFs::ALL.map(Step::MoveMount));
@@ -221,6 +230,13 @@ mod tests {
             }
             match step {
                 Step::FindSlot { .. } => self.slot = true,
+                Step::MendNames => {
+                    assert!(self.slot, "the names are those on the disk of the slot");
+                    assert!(
+                        !self.verity,
+                        "a root that cannot be opened is mended before"
+                    );
+                }
                 Step::OpenVerity(_) => {
                     assert!(self.slot, "verity is opened on partitions that were found");
                     self.verity = true;
@@ -263,6 +279,7 @@ mod tests {
                 root_hash,
                 patience: Duration::from_secs(30),
             },
+            Step::MendNames,
             Step::OpenVerity(root_hash),
             Step::MountRoot,
             Step::MoveMount(KernelFs::Dev),
@@ -326,7 +343,10 @@ mod tests {
     #[test]
     fn a_step_that_may_not_be_missed_is_never_only_desired() {
         for step in plan_of("", "") {
-            let desired = matches!(step, Step::StartWatchdog(_) | Step::FreeInitramfs);
+            let desired = matches!(
+                step,
+                Step::StartWatchdog(_) | Step::MendNames | Step::FreeInitramfs
+            );
             assert_eq!(step.need() == Need::Desired, desired, "{step}");
         }
     }

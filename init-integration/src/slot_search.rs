@@ -184,11 +184,12 @@ mod tests {
             find_slot(&self.devices, &root_hash, Duration::from_secs(60), changes)
         }
 
-        fn slot(&self, slot: Slot, root: &str, verity: &str) -> FoundSlot {
+        fn slot(&self, slot: Slot, esp: &str, root: &str, verity: &str) -> FoundSlot {
             FoundSlot {
                 slot,
                 root: self.devices.dev.join(root),
                 verity: self.devices.dev.join(verity),
+                esp: Some(self.devices.dev.join(esp)),
             }
         }
     }
@@ -217,7 +218,7 @@ mod tests {
         assert_eq!(
             found,
             Found {
-                slot: machine.slot(Slot::B, "nvme0n1p5", "nvme0n1p6"),
+                slot: machine.slot(Slot::B, "nvme0n1p1", "nvme0n1p5", "nvme0n1p6"),
                 also: vec![]
             }
         );
@@ -229,8 +230,8 @@ mod tests {
         machine.add_disk("vda", HASH, Some(HASH));
         machine.show_partitions("vda", "vda");
         let found = machine.find(&mut Script(vec![])).unwrap();
-        assert_eq!(found.slot, machine.slot(Slot::A, "vda2", "vda3"));
-        assert_eq!(found.also, [machine.slot(Slot::B, "vda5", "vda6")]);
+        assert_eq!(found.slot, machine.slot(Slot::A, "vda1", "vda2", "vda3"));
+        assert_eq!(found.also, [machine.slot(Slot::B, "vda1", "vda5", "vda6")]);
     }
 
     #[test]
@@ -241,7 +242,20 @@ mod tests {
         let found = machine
             .find(&mut Script(vec![Box::new(partitions), Box::new(disk)]))
             .unwrap();
-        assert_eq!(found.slot, machine.slot(Slot::A, "sda2", "sda3"));
+        assert_eq!(found.slot, machine.slot(Slot::A, "sda1", "sda2", "sda3"));
+    }
+
+    #[test]
+    fn an_esp_that_is_not_there_keeps_no_slot_from_being_found() {
+        let machine = Machine::new();
+        machine.add_disk("vda", HASH, None);
+        machine.show_partitions("vda", "vda");
+        for folder in ["vda/vda1", "vda1"] {
+            fs::remove_dir_all(machine.devices.sys.join(folder)).unwrap();
+        }
+        let found = machine.find(&mut Script(vec![])).unwrap();
+        let slot = machine.slot(Slot::A, "vda1", "vda2", "vda3");
+        assert_eq!(found.slot, FoundSlot { esp: None, ..slot });
     }
 
     #[test]

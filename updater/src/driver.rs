@@ -103,6 +103,11 @@ where
         if let Err(error) = records::trim_boots(&hands.device) {
             tracing::warn!(error = %Chain(&error), "the list of boots grows");
         }
+        // PID 1 has tried it. What it could not do would keep all further starts from being counted,
+        // and is not seen: the node would look as if nothing were to be done.
+        if let Err(error) = hands.device.mend_names() {
+            tracing::warn!(error = %Chain(&error), "cannot mend the names of boot entries");
+        }
         if first.send(observe(&hands.device)).is_err() {
             return;
         }

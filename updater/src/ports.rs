@@ -429,6 +429,10 @@ pub trait BootControl: Send + Sync {
     /// images, and other systems' entries, are not among them.
     fn entries(&self) -> io::Result<Vec<BootEntry>>;
 
+    /// Takes away the names that a rename of somebody else's, cut short, has left: the boot loader
+    /// counts no start of an entry beside them. Each other change does so first.
+    fn mend_names(&self) -> io::Result<()>;
+
     /// Removes an entry. One that is already gone is no error.
     fn remove(&self, entry: &BootEntry) -> io::Result<()>;
 

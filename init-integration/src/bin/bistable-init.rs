@@ -3,17 +3,26 @@
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
+use init_integration::console::Console;
 use init_integration::kernel::Linux;
 use init_integration::plan::{Kernel as _, carry_out, ground, plan};
 use init_integration::report::Chain;
+use init_integration::torn_count::{MEND, mend_names};
 
 /// The list of modules that the image builder put beside us.
 const MODULES: &str = "/etc/modules";
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments.next().is_some_and(|word| word == MEND)
+            && let Some(esp) = arguments.next()
+        {
+            return mend(Path::new(&esp));
+        }
         // It would mount over, and then restart, the machine of whoever tries it.
         let refusal = b"bistable-init: only the kernel starts this, as PID 1 of an initramfs\n";
         return match io::stderr().write_all(refusal) {
@@ -34,6 +43,24 @@ fn main() -> ExitCode {
     kernel.give_up(&format!("cannot boot: {why}"));
     // The end of PID 1 is a panic.
     ExitCode::FAILURE
+}
+
+/// Does the part of PID 1 that must not hold it up.
+fn mend(esp: &Path) -> ExitCode {
+    let mut console = Console::default();
+    console.open();
+    match mend_names(esp) {
+        Ok(forgotten) => {
+            for torn in forgotten {
+                console.complain(&format!("forgotten: {torn}"));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            console.say(&format!("{}: {}", esp.display(), Chain(&error)));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Goes the whole way. Does not return when it worked.

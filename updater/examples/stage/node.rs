@@ -125,6 +125,10 @@ impl BootControl for BenchNode {
         self.esp.entries()
     }
 
+    fn mend_names(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn remove(&self, entry: &BootEntry) -> io::Result<()> {
         self.esp.remove(&entry.file_name())
     }

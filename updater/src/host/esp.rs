@@ -103,6 +103,12 @@ impl Esp {
         Ok(MountedEsp(mounted))
     }
 
+    /// Takes away what a rename, cut short, has left.
+    pub(super) fn mend_names(&self, device: impl Fn() -> io::Result<PathBuf>) -> io::Result<()> {
+        self.let_go(&mut self.lock());
+        edit_names(&device()?, |_: &mut Names<'_>| Ok(()))
+    }
+
     /// Gives the file whose name is `from` the name of `to`, in place of what has that name.
     pub(super) fn rename(
         &self,

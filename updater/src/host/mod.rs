@@ -181,6 +181,10 @@ impl BootControl for ThisNode {
         self.esp(Purpose::Look)?.entries()
     }
 
+    fn mend_names(&self) -> io::Result<()> {
+        self.esp.mend_names(|| self.disk.esp_path())
+    }
+
     fn remove(&self, entry: &BootEntry) -> io::Result<()> {
         let is_meant = |name: &str| BootEntry::parse_file_name(name).as_ref() == Ok(entry);
         self.esp.remove(|| self.disk.esp_path(), is_meant)

@@ -68,6 +68,8 @@ impl World {
         let Some((slot, root_hash)) = found.and_then(|it| Some((it.slot?, it.root_hash?))) else {
             return Ok(Start::NoRoot);
         };
+        self.mend_names()
+            .map_err(|error| format!("PID 1 cannot mend names: {error}"))?;
         let version = images[&root_hash].version.clone();
         self.booted = (slot, version.clone(), root_hash);
         let boots = self.records.entry(Record::Boots).or_default();

@@ -102,6 +102,12 @@ impl World {
         edited.map_err(|error| io::Error::new(error.kind(), error))
     }
 
+    /// As PID 1 does, and the daemon when it starts.
+    pub(crate) fn mend_names(&mut self) -> io::Result<()> {
+        self.unmount()?;
+        self.edit_names(|_| Ok(()))
+    }
+
     fn mount(&mut self, purpose: Purpose) -> io::Result<()> {
         if self.mounted == Some(purpose) || (self.mounted.is_some() && purpose == Purpose::Look) {
             return Ok(());
@@ -442,6 +448,10 @@ impl BootControl for SimNode {
         world.mount(Purpose::Look)?;
         let files = world.files()?.into_iter();
         Ok(files.map(|(_, _, entry)| entry).collect())
+    }
+
+    fn mend_names(&self) -> io::Result<()> {
+        self.called().mend_names()
     }
 
     fn remove(&self, entry: &BootEntry) -> io::Result<()> {

@@ -168,6 +168,10 @@ impl BootControl for Node {
             .collect())
     }
 
+    fn mend_names(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn remove(&self, entry: &BootEntry) -> io::Result<()> {
         self.small().kernels.remove(&entry.file_name());
         Ok(())

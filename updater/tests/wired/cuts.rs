@@ -272,6 +272,46 @@ async fn while_the_boot_loader_counts_a_start_of_a_good_slot() {
     }
 }
 
+/// A trial and a watch whose count was cut short, and then the release never gets as far as
+/// the updater.
+#[tokio::test]
+async fn and_then_a_release_that_never_comes_up_still_gives_way() {
+    for torn in [TornCount::Empty, TornCount::Shared] {
+        let trial = Stand::new();
+        trial.stage("2").await;
+        let watched = Stand::new();
+        watched.update_to("2").await;
+        for stand in [trial, watched] {
+            stand.node.cut_the_count(torn, &stand.images());
+            stand
+                .node
+                .alter(Slot::B, Part::Root, |root| root[4096] ^= 1);
+            let booted = stand.node.power_cycle(&stand.images());
+            assert_eq!(booted, (Slot::A, version("1")), "{torn:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_a_count_that_was_cut_short_the_next_start_is_counted() {
+    for torn in [TornCount::Empty, TornCount::Shared] {
+        let stand = Stand::new();
+        stand.update_to("2").await;
+        stand.node.cut_the_count(torn, &stand.images());
+        // It is PID 1 that mends, and the updater where that could not.
+        stand.node.hinder_pid_1(true);
+        for expected in ["bistable_2+15.efi", "bistable_2+14-1.efi"] {
+            let booted = stand.node.power_cycle(&stand.images());
+            assert_eq!(booted, (Slot::B, version("2")));
+            let daemon = Daemon::start(&stand.node, &stand.repository).await;
+            let names = stand.node.entry_names();
+            assert_eq!(names, ["bistable_1.efi", expected], "{torn:?}");
+            daemon.handle.request(Request::MarkGood).await.unwrap();
+            daemon.stop().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn while_it_is_told_that_a_good_release_gave_way() {
     let stand = Stand::new();

@@ -96,6 +96,8 @@ struct World {
     trouble: Trouble,
     broken_kind: Option<&'static str>,
     torn_count: Option<TornCount>,
+    /// PID 1 does not get at the names of boot entries.
+    pid_1_is_hindered: bool,
     /// Kinds of operations, and records, that fail until told otherwise.
     refuses: Vec<&'static str>,
     dead: bool,
@@ -183,6 +185,7 @@ impl FakeNode {
             trouble: Trouble::None,
             broken_kind: None,
             torn_count: None,
+            pid_1_is_hindered: false,
             refuses: vec![],
             dead: false,
             bad_sector: None,
@@ -391,16 +394,7 @@ impl FakeNode {
     /// PID 1 do their part. Tells what runs then.
     pub(crate) fn power_cycle(&self, images: &[&Image]) -> (Slot, Version) {
         let mut world = self.world();
-        let reordered = matches!(world.trouble, Trouble::CutAndReordered(_));
-        let cached = std::mem::take(&mut world.cached);
-        for write in cached.into_iter().skip(1).step_by(2).filter(|_| reordered) {
-            world.apply(&write);
-        }
-        world.esp.lose_power();
-        world.dead = false;
-        world.settled = false;
-        world.trouble = Trouble::None;
-        world.broken_kind = None;
+        world.lose_power();
         // Each failed start costs a try; nothing here has more than a handful.
         for _ in 0..20 {
             world.boot += 1;
@@ -413,9 +407,17 @@ impl FakeNode {
 
     /// The same, and the power fails while the boot loader counts a try.
     pub(crate) fn cut_the_count(&self, torn: TornCount, images: &[&Image]) {
-        self.world().torn_count = Some(torn);
-        self.power_cycle(images);
-        self.world().dead = true;
+        let mut world = self.world();
+        world.lose_power();
+        world.torn_count = Some(torn);
+        world.boot += 1;
+        assert!(!world.start(images), "no start was to be counted");
+        world.dead = true;
+    }
+
+    /// PID 1 cannot change the names of boot entries from now on, or can again.
+    pub(crate) fn hinder_pid_1(&self, is_hindered: bool) {
+        self.world().pid_1_is_hindered = is_hindered;
     }
 
     /// The same, for a release that is started and then hangs: its try is spent.
@@ -425,6 +427,20 @@ impl FakeNode {
 }
 
 impl World {
+    fn lose_power(&mut self) {
+        let world = self;
+        let reordered = matches!(world.trouble, Trouble::CutAndReordered(_));
+        let cached = std::mem::take(&mut world.cached);
+        for write in cached.into_iter().skip(1).step_by(2).filter(|_| reordered) {
+            world.apply(&write);
+        }
+        world.esp.lose_power();
+        world.dead = false;
+        world.settled = false;
+        world.trouble = Trouble::None;
+        world.broken_kind = None;
+    }
+
     fn apply(&mut self, write: &Write) {
         let place = self.slots[index(write.slot)].part(write.part);
         place[write.offset..write.offset + write.bytes.len()].copy_from_slice(&write.bytes);
@@ -436,6 +452,13 @@ impl World {
             let slot = &self.slots[index(*slot)];
             let labelled = matches!(&slot.content, SlotContent::Holds { root_hash, .. } if *root_hash == image.root_hash);
             labelled && slot.root.starts_with(&image.root) && slot.verity.starts_with(&image.verity)
+        })
+    }
+
+    /// Whether PID 1 finds partitions with the image's names, whatever is in them.
+    fn has_slot_for(&self, image: &Image) -> bool {
+        self.slots.iter().any(|slot| {
+            matches!(&slot.content, SlotContent::Holds { root_hash, .. } if *root_hash == image.root_hash)
         })
     }
 
@@ -471,13 +494,22 @@ impl World {
         // No firmware renames a file over another; then the try is not counted.
         if spent != chosen && !self.esp.has(&spent) {
             match self.torn_count.take() {
-                Some(TornCount::Empty) => self.esp.begin_name(&spent),
-                Some(TornCount::Shared) => self.esp.begin_rename(&chosen, &spent),
+                Some(TornCount::Empty) => {
+                    self.esp.begin_name(&spent);
+                    return false;
+                }
+                Some(TornCount::Shared) => {
+                    self.esp.begin_rename(&chosen, &spent);
+                    return false;
+                }
                 None => {
                     self.esp.begin_rename(&chosen, &spent);
                     self.esp.forget(&chosen);
                 }
             }
+        }
+        if image.is_some_and(|image| self.has_slot_for(image)) && !self.pid_1_is_hindered {
+            self.esp.mend();
         }
         let found = image.and_then(|image| Some((self.slot_of(image)?, image)));
         let Some((slot, image)) = found else {
@@ -679,6 +711,13 @@ impl BootControl for FakeNode {
         Ok(entries
             .map(|(name, _)| BootEntry::parse_file_name(name).unwrap())
             .collect())
+    }
+
+    fn mend_names(&self) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("mend-names")?;
+        world.esp.mend();
+        Ok(())
     }
 
     fn remove(&self, entry: &BootEntry) -> io::Result<()> {
