@@ -14,7 +14,7 @@ use crate::machine::{
     Blame, Complaint, Effect, Note, blessed, end_watch, keep_watch, record_good, tell_departure,
 };
 use crate::node::{Booted, Node, SlotStatus, Spare, Standing, Way};
-use crate::ports::{DiskView, SlotOnDisk};
+use crate::ports::{DiskView, Leftover, SlotOnDisk};
 use crate::pstore::{Dump, panic_of};
 use crate::records::{
     Barred, Boot, Departure, GateVerdict, Happened, HistoryLine, LastGood, Passed, Rollback, Trial,
@@ -26,8 +26,8 @@ use crate::totals::Totals;
 pub struct Observed {
     pub disk: DiskView,
     pub entries: Vec<BootEntry>,
-    /// A kernel image lies under its temporary name.
-    pub temporary: bool,
+    /// A kernel image that is no entry.
+    pub leftover: Leftover,
     pub has_variables: bool,
     pub boot_id: String,
     /// In this boot it was decided to stay in the booted slot.
@@ -212,7 +212,7 @@ pub fn settle(seen: &Observed, node: &Node) -> Vec<Effect> {
 fn clear_leftovers(seen: &Observed, node: &Node) -> Vec<Effect> {
     let unbootable = match node.spare.status {
         SlotStatus::Bad => node.spare.entry.is_none(),
-        SlotStatus::Empty => seen.temporary,
+        SlotStatus::Empty => seen.leftover != Leftover::Nothing,
         SlotStatus::Good
         | SlotStatus::Trial
         | SlotStatus::Armed
@@ -349,14 +349,18 @@ fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
         Some(_) | None => {}
     }
     let Some(entry) = &node.spare.entry else {
-        return if same_boot || seen.temporary {
+        // What was said of the trial comes first: a removal that was cut short may have left
+        // something behind that looks like a stage that was.
+        return if is_told(trial, seen) {
+            Fate::LeftAndTold(Guilt::Proven)
+        } else if let Some(complaint) = complaint(trial, seen) {
+            Fate::Left(complaint, Guilt::Proven)
+        } else if same_boot || seen.leftover == Leftover::Unfinished {
             // The kernel image still has its temporary name: arming is its rename.
             Fate::NeverArmed
-        } else if is_told(trial, seen) {
-            Fate::LeftAndTold(Guilt::Proven)
         } else {
-            let gone = || silence("its boot entry has gone", trial, seen);
-            Fate::Left(complaint(trial, seen).unwrap_or_else(gone), Guilt::Proven)
+            let gone = silence("its boot entry has gone", trial, seen);
+            Fate::Left(gone, Guilt::Proven)
         };
     };
     let Some(counter) = entry.counter.filter(|_| !entry.is_good()) else {

@@ -2,7 +2,8 @@
 //!
 //! They run on one thread of their own and may block. An order ends at its
 //! first failure; only notes (what is written down about a verdict) are tried
-//! all, since a full `/var` must not keep a bad slot bootable.
+//! all, since a full `/var` must not keep a bad slot bootable, nor an ESP that takes nothing keep
+//! the verdict from being written down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +68,10 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         let mut result = Ok(());
         let mut notes = Notes::Written;
         for effect in &order.effects {
+            // What is not done any more.
+            if result.is_err() && !effect.is_note() {
+                continue;
+            }
             let begun = self.clock.since_boot();
             self.stand(effect.disk_queue());
             let performed = self.perform(effect, &order, notes);
@@ -84,7 +89,10 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                         tracing::error!(effect = effect.name(), name = failure.name.short(), error = %failure, "gave up");
                     }
                     result = Err(stopped);
-                    break;
+                    // A verdict was passed, and is written down whatever comes of it.
+                    if !matches!(effect, Effect::RemoveBooted { .. }) {
+                        break;
+                    }
                 }
             }
         }

@@ -35,7 +35,7 @@ pub fn observe(device: &(impl Slots + BootControl + Records)) -> Result<Observed
     Ok(Observed {
         disk,
         entries: device.entries().map_err(entries)?,
-        temporary: device.has_temporary().map_err(entries)?,
+        leftover: device.leftover().map_err(entries)?,
         has_variables: device.has_variables(),
         boot_id: device
             .boot_id()

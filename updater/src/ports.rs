@@ -21,7 +21,9 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use partition_layout::{BootEntry, RootHash, Slot, SlotContent, Version};
+use partition_layout::{
+    BootEntry, REMOVED_NAME, RootHash, Slot, SlotContent, Version, is_temporary_name,
+};
 use release::{Blob, Channel, Release};
 use tokio::sync::watch;
 
@@ -423,6 +425,34 @@ pub trait Pace: Send + Sync {
     fn stand(&self, place: DiskQueue) -> io::Result<()>;
 }
 
+/// A kernel image that is no entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftover {
+    Nothing,
+    /// It was an entry, and its removal was cut short.
+    Removed,
+    /// It was not made an entry yet.
+    Unfinished,
+}
+
+impl Leftover {
+    /// Returns what the names in the folder of boot entries tell.
+    pub fn among<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
+        let of = |name: &str| match is_temporary_name(name) {
+            true if name.eq_ignore_ascii_case(REMOVED_NAME) => Some(Self::Removed),
+            true => Some(Self::Unfinished),
+            false => None,
+        };
+        names
+            .into_iter()
+            .filter_map(of)
+            .fold(Self::Nothing, |most, it| match most {
+                Self::Unfinished => most,
+                Self::Nothing | Self::Removed => it,
+            })
+    }
+}
+
 /// The boot entries. Every change has reached the disk on return.
 pub trait BootControl: Send + Sync {
     /// Lists the entries of this product, in any order. Half-written kernel
@@ -436,9 +466,8 @@ pub trait BootControl: Send + Sync {
     /// Removes an entry. One that is already gone is no error.
     fn remove(&self, entry: &BootEntry) -> io::Result<()>;
 
-    /// Returns whether an interrupted stage left a kernel image behind under a
-    /// temporary name.
-    fn has_temporary(&self) -> io::Result<bool>;
+    /// Returns what lies about that is no entry: half of a stage, or of a removal.
+    fn leftover(&self) -> io::Result<Leftover>;
 
     /// Removes it. One that is already gone is no error.
     fn remove_temporary(&self) -> io::Result<()>;

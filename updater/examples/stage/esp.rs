@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use partition_layout::{BootEntry, TEMPORARY_NAME};
 use rustix::fs::{Advice, fadvise, statvfs};
+use updater::ports::Leftover;
 
 pub(crate) struct EspFolder {
     folder: PathBuf,
@@ -37,8 +38,9 @@ impl EspFolder {
         }
     }
 
-    pub(crate) fn has_temporary(&self) -> io::Result<bool> {
-        self.folder.join(TEMPORARY_NAME).try_exists()
+    pub(crate) fn leftover(&self) -> io::Result<Leftover> {
+        let exists = self.folder.join(TEMPORARY_NAME).try_exists()?;
+        Ok(Leftover::among(exists.then_some(TEMPORARY_NAME)))
     }
 
     pub(crate) fn room(&self) -> io::Result<u64> {

@@ -8,8 +8,8 @@ use partition_layout::{BootEntry, RootHash, Slot, Version};
 use rustix::fs::{major, minor};
 use updater::host::{Paths, ThisNode};
 use updater::ports::{
-    BootControl, Console, DiskQueue, DiskView, Pace, Part, Power, Record, Records, Restart, Slots,
-    Stop, Stopped,
+    BootControl, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
+    Restart, Slots, Stop, Stopped,
 };
 use updater::pstore::DumpFile;
 use updater::scrub::proven::Proven;
@@ -133,8 +133,8 @@ impl BootControl for BenchNode {
         self.esp.remove(&entry.file_name())
     }
 
-    fn has_temporary(&self) -> io::Result<bool> {
-        self.esp.has_temporary()
+    fn leftover(&self) -> io::Result<Leftover> {
+        self.esp.leftover()
     }
 
     fn remove_temporary(&self) -> io::Result<()> {

@@ -45,7 +45,7 @@ fn seen(entries: &[&str]) -> Observed {
             b: Some(slot("3", 3)),
         },
         entries: entries.iter().map(|name| entry(name)).collect(),
-        temporary: false,
+        leftover: Leftover::Nothing,
         has_variables: true,
         boot_id: "now".to_owned(),
         settled: false,
@@ -215,13 +215,13 @@ fn reason_of(effects: &[Effect]) -> Option<&str> {
 
 #[test]
 fn why_a_trial_was_left_is_told_from_what_it_left_behind() {
-    for (entries, boot, verdict_of, way, temporary, expected) in [
+    for (entries, boot, verdict_of, way, leftover, expected) in [
         (
             &["2", "3+0-3"] as &[&str],
             "old",
             None,
             Way::Order,
-            false,
+            Leftover::Nothing,
             Some("3 times"),
         ),
         (
@@ -229,7 +229,7 @@ fn why_a_trial_was_left_is_told_from_what_it_left_behind() {
             "old",
             Some("the trial"),
             Way::Order,
-            false,
+            Leftover::Nothing,
             Some("the gate's"),
         ),
         (
@@ -237,7 +237,7 @@ fn why_a_trial_was_left_is_told_from_what_it_left_behind() {
             "old",
             Some("the trial"),
             Way::Order,
-            false,
+            Leftover::Nothing,
             Some("the gate's"),
         ),
         (
@@ -245,7 +245,7 @@ fn why_a_trial_was_left_is_told_from_what_it_left_behind() {
             "old",
             Some("the trial"),
             Way::Order,
-            false,
+            Leftover::Nothing,
             Some("the gate's"),
         ),
         (
@@ -253,7 +253,24 @@ fn why_a_trial_was_left_is_told_from_what_it_left_behind() {
             "old",
             None,
             Way::Order,
-            false,
+            Leftover::Nothing,
+            Some("entry has gone"),
+        ),
+        // Its removal was cut short.
+        (
+            &["2"],
+            "old",
+            Some("the trial"),
+            Way::Order,
+            Leftover::Removed,
+            Some("the gate's"),
+        ),
+        (
+            &["2"],
+            "old",
+            None,
+            Way::Order,
+            Leftover::Removed,
             Some("entry has gone"),
         ),
         // A verdict of an earlier trial, of the boot that armed it, of this one.
@@ -262,38 +279,94 @@ fn why_a_trial_was_left_is_told_from_what_it_left_behind() {
             "old",
             Some("long ago"),
             Way::Order,
-            false,
+            Leftover::Nothing,
             None,
         ),
-        (&["2", "3+3"], "old", Some("old"), Way::Order, false, None),
-        (&["2", "3+1-2"], "old", Some("now"), Way::Order, false, None),
+        (
+            &["2", "3+3"],
+            "old",
+            Some("old"),
+            Way::Order,
+            Leftover::Nothing,
+            None,
+        ),
+        (
+            &["2", "3+1-2"],
+            "old",
+            Some("now"),
+            Way::Order,
+            Leftover::Nothing,
+            None,
+        ),
         // Still to be tried.
-        (&["2", "3+3"], "now", None, Way::Order, false, None),
-        (&["2", "3+3"], "old", None, Way::Order, false, None),
-        (&["2", "3+2-1"], "old", None, Way::Order, false, None),
-        (&["2", "3+2"], "old", None, Way::OneShot, false, None),
+        (
+            &["2", "3+3"],
+            "now",
+            None,
+            Way::Order,
+            Leftover::Nothing,
+            None,
+        ),
+        (
+            &["2", "3+3"],
+            "old",
+            None,
+            Way::Order,
+            Leftover::Nothing,
+            None,
+        ),
+        (
+            &["2", "3+2-1"],
+            "old",
+            None,
+            Way::Order,
+            Leftover::Nothing,
+            None,
+        ),
+        (
+            &["2", "3+2"],
+            "old",
+            None,
+            Way::OneShot,
+            Leftover::Nothing,
+            None,
+        ),
         // A wish works once.
         (
             &["2", "3+1-1"],
             "old",
             None,
             Way::OneShot,
-            false,
+            Leftover::Nothing,
             Some("once"),
         ),
         // Cut before arming: there never was a trial.
-        (&["2"], "old", None, Way::Order, true, None),
-        (&["2"], "now", None, Way::Order, false, None),
-        (&["2", "3"], "old", None, Way::OneShot, false, None),
-        (&["2", "3+0"], "old", None, Way::Order, false, None),
+        (&["2"], "old", None, Way::Order, Leftover::Unfinished, None),
+        (&["2"], "now", None, Way::Order, Leftover::Nothing, None),
+        (
+            &["2", "3"],
+            "old",
+            None,
+            Way::OneShot,
+            Leftover::Nothing,
+            None,
+        ),
+        (
+            &["2", "3+0"],
+            "old",
+            None,
+            Way::Order,
+            Leftover::Nothing,
+            None,
+        ),
     ] {
         let mut seen = seen(entries);
         seen.trial = Some(trial(SPARE, boot, way));
         seen.verdict = verdict_of.map(verdict);
-        seen.temporary = temporary;
+        seen.leftover = leftover;
         let effects = settle(&seen, &derive(&seen));
         let reason = reason_of(&effects);
-        let context = format!("{entries:?} {boot} {verdict_of:?} {way:?} {temporary}: {reason:?}");
+        let context = format!("{entries:?} {boot} {verdict_of:?} {way:?} {leftover:?}: {reason:?}");
         match expected {
             Some(part) => assert!(
                 reason.is_some_and(|reason| reason.contains(part)),
@@ -450,7 +523,7 @@ fn apply(seen: &mut Observed, effects: &[Effect]) {
         match effect {
             Effect::Disarm { booted, .. } => {
                 seen.entries.retain(|entry| entry.version == *booted);
-                seen.temporary = false;
+                seen.leftover = Leftover::Nothing;
                 if let Some(spare) = &mut seen.disk.b {
                     spare.content = SlotContent::Empty;
                 }
@@ -576,19 +649,20 @@ fn every_combination(mut look: impl FnMut(Observed)) {
                 .iter()
                 .flat_map(|verdict| tellings.iter().map(move |told| (verdict, told)))
             {
-                for (temporary, barred, last) in [
-                    (false, false, None),
-                    (true, false, None),
-                    (false, true, None),
-                    (false, false, Some(2)),
-                    (false, false, Some(3)),
+                for (leftover, barred, last) in [
+                    (Leftover::Nothing, false, None),
+                    (Leftover::Unfinished, false, None),
+                    (Leftover::Removed, false, None),
+                    (Leftover::Nothing, true, None),
+                    (Leftover::Nothing, false, Some(2)),
+                    (Leftover::Nothing, false, Some(3)),
                 ] {
                     let mut seen = seen(&names);
                     seen.disk.b.as_mut().unwrap().content = content.clone();
                     seen.trial.clone_from(trial);
                     seen.verdict.clone_from(verdict);
                     seen.last_rollback.clone_from(told);
-                    seen.temporary = temporary;
+                    seen.leftover = leftover;
                     seen.last_good = last.map(|number| good(&number.to_string(), hash(number)));
                     if barred {
                         seen.barred.push(Barred {

@@ -26,6 +26,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::aligned::Direct;
 use super::names::{Names, edit_names};
+use crate::ports::Leftover;
 
 const OPTIONS: &CStr = c"umask=0077";
 /// How much of the kernel image may be in the page cache at once.
@@ -201,8 +202,12 @@ impl MountedEsp<'_> {
             .collect())
     }
 
-    pub(super) fn has_temporary(&mut self) -> io::Result<bool> {
-        Ok(!self.get().temporaries()?.is_empty())
+    pub(super) fn leftover(&mut self) -> io::Result<Leftover> {
+        let temporaries = self.get().temporaries()?;
+        let names = temporaries
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str());
+        Ok(Leftover::among(names))
     }
 
     pub(super) fn remove_temporary(&mut self) -> io::Result<()> {

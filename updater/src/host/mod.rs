@@ -36,8 +36,8 @@ use self::sysfs::RootDevice;
 use self::variables::Variables;
 use crate::pace::{Pacer, Rests};
 use crate::ports::{
-    BootControl, Console, DiskQueue, DiskView, Pace, Part, Power, Record, Records, Restart, Slots,
-    Stop, Stopped,
+    BootControl, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
+    Restart, Slots, Stop, Stopped,
 };
 use crate::pstore::DumpFile;
 use crate::scrub::proven::Proven;
@@ -190,8 +190,8 @@ impl BootControl for ThisNode {
         self.esp.remove(|| self.disk.esp_path(), is_meant)
     }
 
-    fn has_temporary(&self) -> io::Result<bool> {
-        self.esp(Purpose::Look)?.has_temporary()
+    fn leftover(&self) -> io::Result<Leftover> {
+        self.esp(Purpose::Look)?.leftover()
     }
 
     fn remove_temporary(&self) -> io::Result<()> {

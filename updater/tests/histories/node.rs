@@ -12,8 +12,8 @@ use partition_layout::{
 };
 use tokio::sync::watch;
 use updater::ports::{
-    BootControl, Console, DiskQueue, DiskView, Pace, Part, Power, Record, Records, Restart,
-    SlotOnDisk, Slots, Stop, Stopped,
+    BootControl, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
+    Restart, SlotOnDisk, Slots, Stop, Stopped,
 };
 use updater::pstore::DumpFile;
 use updater::scrub::proven::Proven;
@@ -462,10 +462,11 @@ impl BootControl for SimNode {
         world.remove_entries(|name| BootEntry::parse_file_name(name).as_ref() == Ok(entry))
     }
 
-    fn has_temporary(&self) -> io::Result<bool> {
+    fn leftover(&self) -> io::Result<Leftover> {
         let mut world = self.called();
         world.mount(Purpose::Look)?;
-        Ok(!world.temporaries()?.is_empty())
+        let temporaries = world.temporaries()?;
+        Ok(Leftover::among(temporaries.iter().map(String::as_str)))
     }
 
     fn remove_temporary(&self) -> io::Result<()> {

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use partition_layout::{BootEntry, RootHash, Slot, SlotContent, TEMPORARY_NAME, Version};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use updater::ports::{
-    BootControl, Console, DiskQueue, DiskView, Pace, Part, Power, Record, Records, Restart,
-    SlotOnDisk, Slots, Stop, Stopped,
+    BootControl, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
+    Restart, SlotOnDisk, Slots, Stop, Stopped,
 };
 use updater::pstore::DumpFile;
 use updater::scrub::proven::Proven;
@@ -177,8 +177,9 @@ impl BootControl for Node {
         Ok(())
     }
 
-    fn has_temporary(&self) -> io::Result<bool> {
-        Ok(self.small().kernels.contains_key(TEMPORARY_NAME))
+    fn leftover(&self) -> io::Result<Leftover> {
+        let small = self.small();
+        Ok(Leftover::among(small.kernels.keys().map(String::as_str)))
     }
 
     fn remove_temporary(&self) -> io::Result<()> {

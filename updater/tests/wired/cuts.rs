@@ -1,10 +1,11 @@
 //! Wherever the power fails, what is armed is whole, a good slot boots, and the
 //! node updates afterwards.
 
-use partition_layout::{Slot, Version};
+use partition_layout::{Slot, SlotContent, Version};
 use release::Release;
+use serde_json::json;
 use updater::machine::{Outcome, Request};
-use updater::ports::Part;
+use updater::ports::{Part, Record};
 use updater::records::Departure;
 
 use super::fake::{FakeNode, Image, TornCount, Trouble};
@@ -42,6 +43,18 @@ impl Stand {
         let daemon = Daemon::start(&self.node, &self.repository).await;
         assert_eq!(daemon.stage(name).await, Outcome::Done);
         daemon.stop().await;
+    }
+
+    /// Leaves the word of the health gate about this boot.
+    pub(super) fn put_verdict(&self, word: &str) {
+        let (slot, _) = self.node.booted();
+        let SlotContent::Holds { root_hash, .. } = self.node.content(slot) else {
+            panic!("slot {slot} is empty")
+        };
+        let boot_id = self.node.boot_id_now();
+        let verdict =
+            json!({"boot_id": boot_id, "root_hash": root_hash, "verdict": word, "reason": "sick"});
+        self.node.put_record(Record::Verdict, &verdict.to_string());
     }
 
     /// Brings the node to a trial of `name`.
@@ -195,6 +208,47 @@ async fn while_a_trial_is_marked_bad() {
             drop(daemon.handle.request(bad("sick")).await);
         })
         .await;
+}
+
+/// The gate has left its word on the disk, or an operator has none to leave.
+#[tokio::test]
+async fn once_a_trial_that_was_marked_bad_has_left_that_is_told_and_its_image_barred() {
+    for has_spoken in [true, false] {
+        let stand = Stand::new();
+        stand.try_out("2").await;
+        if has_spoken {
+            stand.put_verdict("fail");
+        }
+        let whole = stand.node.twin();
+        let daemon = Daemon::start(&whole, &stand.repository).await;
+        whole.expect(Trouble::None);
+        daemon.handle.request(bad("sick")).await.unwrap();
+        daemon.stop().await;
+        let mut left = 0;
+        for cut in 0..=whole.operations() {
+            for trouble in [Trouble::Cut(cut), Trouble::Error(cut)] {
+                let node = stand.node.twin();
+                let daemon = Daemon::start(&node, &stand.repository).await;
+                node.expect(trouble);
+                drop(daemon.handle.request(bad("sick")).await);
+                daemon.stop().await;
+                let kinds = node.operation_kinds();
+                if node.power_cycle(&stand.images()) != (Slot::A, version("1")) {
+                    continue;
+                }
+                left += 1;
+                let daemon = Daemon::start(&node, &stand.repository).await;
+                let seen = daemon.handle.view().node.clone();
+                daemon.stop().await;
+                let context = format!("{trouble:?} after {kinds:?}, spoken: {has_spoken}");
+                let told = seen.last_rollback.expect(&context);
+                assert_eq!(told.version, version("2"), "{context}");
+                assert_eq!(seen.barred.len(), 1, "{context}");
+                assert!(!has_spoken || told.reason == "sick", "{context}");
+            }
+        }
+        assert!(left > 4, "it was left only {left} times");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use partition_layout::entry_names::preferred;
 use partition_layout::{BootEntry, TEMPORARY_NAME, is_temporary_name};
+use updater::ports::Leftover;
 
 /// The chain of a name that was written without content.
 const NONE: usize = 0;
@@ -54,8 +55,8 @@ impl FakeEsp {
         self.names.contains_key(name)
     }
 
-    pub(crate) fn has_temporary(&self) -> bool {
-        self.has(TEMPORARY_NAME)
+    pub(crate) fn leftover(&self) -> Leftover {
+        Leftover::among(self.names.keys().map(String::as_str))
     }
 
     fn chain(&mut self, name: &str) -> &mut Chain {

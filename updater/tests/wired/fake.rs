@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use partition_layout::{
-    BootEntry, CountedName, LoaderEntry, RootHash, Slot, SlotContent, SortKey, TEMPORARY_NAME,
-    Version, choose_entry,
+    BootEntry, CountedName, LoaderEntry, REMOVED_NAME, RootHash, Slot, SlotContent, SortKey,
+    TEMPORARY_NAME, Version, choose_entry,
 };
 use updater::ports::{
-    BootControl, Clock, Console, DiskQueue, DiskView, Pace, Part, Power, Record, Records, Restart,
-    SlotOnDisk, Slots, Stop, Stopped,
+    BootControl, Clock, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
+    Restart, SlotOnDisk, Slots, Stop, Stopped,
 };
 use updater::pstore::DumpFile;
 use updater::scrub::proven::Proven;
@@ -724,14 +724,22 @@ impl BootControl for FakeNode {
         let mut world = self.world();
         world.operation("remove-entry")?;
         world.esp.mend();
-        world.esp.unlink(&entry.file_name());
+        // It is an entry no more before any of its clusters is free.
+        let name = entry.file_name();
+        world.esp.unlink(REMOVED_NAME);
+        if world.esp.has(&name) {
+            world.esp.begin_rename(&name, REMOVED_NAME);
+            world.esp.forget(&name);
+        }
+        world.operation("end-remove")?;
+        world.esp.unlink(REMOVED_NAME);
         Ok(())
     }
 
-    fn has_temporary(&self) -> io::Result<bool> {
+    fn leftover(&self) -> io::Result<Leftover> {
         let mut world = self.world();
         world.operation("entries")?;
-        Ok(world.esp.has_temporary())
+        Ok(world.esp.leftover())
     }
 
     fn remove_temporary(&self) -> io::Result<()> {
