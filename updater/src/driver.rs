@@ -9,6 +9,7 @@ mod steward;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,6 +34,9 @@ use crate::refusal::{Chain, Failure, Refused};
 
 /// How many finished jobs stay readable.
 const FINISHED_JOBS: usize = 8;
+/// A watch is for starts that end early. One that has lasted so long did not, whatever the gate waits for: a
+/// unit that fails for good, say, while the workload is served.
+const LONG_UPTIME: Duration = Duration::from_secs(60 * 60);
 /// How many callers may wait to be heard. More are made to wait by the bus.
 const REQUESTS: usize = 32;
 
@@ -336,12 +340,14 @@ impl<C: Clock> Head<C> {
     }
 
     /// Puts the watch on the booted slot right, where a job was at work when the boot came up,
-    /// or has ended it since.
+    /// or has ended it since; and where the gate finds something amiss for so long that the start at
+    /// least did not fail.
     async fn look_at_watch(&mut self) {
         let (State::Idle { node } | State::Staged { node }) = self.state() else {
             return;
         };
-        if !node.came_up || self.watch == Watch::Failed || keep_watch(node).is_empty() {
+        let is_up = node.came_up || self.clock.since_boot() >= LONG_UPTIME;
+        if !is_up || self.watch == Watch::Failed || keep_watch(node).is_empty() {
             return;
         }
         if let Ok(effects) = self.step(Event::Request(Request::MarkGood)) {

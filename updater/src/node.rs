@@ -24,6 +24,9 @@ pub struct Node {
     pub came_up: bool,
     /// The release that was good last, if it boots no more and nobody was told.
     pub gave_way: Option<GaveWay>,
+    /// The booted release is the one that was good last, and this is the last start of its watch:
+    /// how often it would have given way.
+    pub last_start: Option<Often>,
     pub last_rollback: Option<Rollback>,
     /// What happened, oldest first.
     pub history: Vec<HistoryLine>,

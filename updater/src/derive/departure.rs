@@ -5,8 +5,8 @@ use crate::history::{Happened, HistoryLine};
 use crate::machine::Complaint;
 use crate::node::{GaveWay, Often, SlotStatus, Spare};
 use crate::pstore::panic_of;
-use crate::records::{Departure, LastGood};
-use partition_layout::RootHash;
+use crate::records::{Departure, LastGood, Passed};
+use partition_layout::{BootEntry, RootHash, WATCHED_STARTS};
 
 /// Returns the release that was good last, if another one runs because it does not boot.
 ///
@@ -17,7 +17,7 @@ pub(super) fn gave_way(seen: &Observed, spare: &Spare) -> Option<GaveWay> {
     if good.root_hash == seen.disk.booted_root_hash || seen.trial.is_some() {
         return None;
     }
-    // Its last start is a trial, and that may have ended with a verdict.
+    // Made to boot no more by a verdict of a trial that it had since.
     let failed = seen.last_rollback.as_ref().is_some_and(|told| {
         told.kind == Departure::Trial && told.root_hash == good.root_hash && told.when >= good.when
     });
@@ -35,6 +35,7 @@ pub(super) fn gave_way(seen: &Observed, spare: &Spare) -> Option<GaveWay> {
         }
         (true, Some(_), _) => return None,
     };
+    let (starts, complaint) = said(good, seen).unwrap_or((starts, complaint));
     Some(GaveWay {
         version: good.version.clone(),
         root_hash: good.root_hash,
@@ -43,6 +44,50 @@ pub(super) fn gave_way(seen: &Observed, spare: &Spare) -> Option<GaveWay> {
         complaint,
         often: often(&seen.history, &good.root_hash),
     })
+}
+
+/// Returns how often it has given way, if this is the last start of the watch on the booted release.
+///
+/// The name alone does not tell: a failed trial that is the last resort goes on counting.
+pub(super) fn last_start(seen: &Observed, entry: Option<&BootEntry>) -> Option<Often> {
+    let counter = entry?.counter?;
+    let good = seen.last_good.as_ref()?;
+    let is_last = counter.left == 0 && counter.done >= WATCHED_STARTS;
+    let root_hash = &seen.disk.booted_root_hash;
+    (is_last && good.root_hash == *root_hash).then(|| often(&seen.history, root_hash))
+}
+
+/// What its last start, which was a trial, has left word of: the daemon's, or the gate's if the power
+/// failed before there was one.
+fn said(good: &LastGood, seen: &Observed) -> Option<(u32, Complaint)> {
+    let told = seen.last_rollback.as_ref().filter(|told| {
+        told.kind == Departure::GaveWay
+            && told.root_hash == good.root_hash
+            && told.when >= good.when
+    });
+    if let Some(told) = told {
+        let complaint = Complaint {
+            reason: told.reason.clone(),
+            check: told.check.clone(),
+            unit: told.unit.clone(),
+            lines: told.lines.clone(),
+            panic: told.panic.clone(),
+        };
+        return Some((told.tries, complaint));
+    }
+    // When it was good, the gate's word was another.
+    let verdict = seen
+        .verdict
+        .as_ref()
+        .filter(|verdict| verdict.verdict == Passed::Fail && verdict.root_hash == good.root_hash)?;
+    let complaint = Complaint {
+        reason: verdict.reason.clone(),
+        check: verdict.check.clone(),
+        unit: verdict.unit.clone(),
+        lines: verdict.lines.clone(),
+        panic: String::new(),
+    };
+    Some((WATCHED_STARTS, complaint))
 }
 
 fn gone(what: &str) -> (u32, Complaint) {

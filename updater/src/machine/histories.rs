@@ -134,6 +134,7 @@ prop_compose! {
                 complaint: Complaint::default(),
                 often: Often::Once,
             }),
+            last_start: None,
             last_rollback: None,
             history: vec![],
             totals: crate::totals::Totals::default(),

@@ -6,7 +6,7 @@ use release::Release;
 use super::effect::{Blame, Effect, Note};
 use super::watch::{end_watch, record_good, spare_unwatched, tell_departure};
 use super::words::{Complaint, Outcome, Target};
-use crate::node::{Node, SlotStatus, Standing, Way};
+use crate::node::{Node, Often, SlotStatus, Standing, Way};
 use crate::records::{Departure, Happened};
 
 /// The fewest tries of a trial that a one-shot wish starts. It is started once,
@@ -104,8 +104,15 @@ pub(super) fn condemn(node: &Node, complaint: Complaint) -> Vec<Effect> {
         .trial
         .as_ref()
         .filter(|trial| trial.root_hash == root_hash);
+    // A release that was good is not barred by the last start of its watch. The other slot's daemon
+    // finishes what is told here.
+    let (kind, is_barred) = match node.last_start {
+        None => (Departure::Trial, true),
+        Some(Often::Once) => (Departure::GaveWay, false),
+        Some(Often::Again) => (Departure::GaveWay, true),
+    };
     effects.push(Effect::RecordRollback(Blame {
-        kind: Departure::Trial,
+        kind,
         version: version.clone(),
         root_hash,
         complaint: complaint.clone(),
@@ -113,11 +120,13 @@ pub(super) fn condemn(node: &Node, complaint: Complaint) -> Vec<Effect> {
         armed_at: own.map(|trial| trial.armed_at),
     }));
     let reason = complaint.reason;
-    effects.push(Effect::Bar {
-        version: version.clone(),
-        root_hash,
-        reason: reason.clone(),
-    });
+    if is_barred {
+        effects.push(Effect::Bar {
+            version: version.clone(),
+            root_hash,
+            reason: reason.clone(),
+        });
+    }
     let (event, slot) = (Happened::Bad, Some(node.booted.slot));
     effects.push(Effect::Remember(Note {
         event,

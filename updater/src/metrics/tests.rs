@@ -166,6 +166,7 @@ fn view(check: &str) -> View {
         trial: None,
         came_up: false,
         gave_way: None,
+        last_start: None,
         last_rollback: Some(Rollback {
             kind: crate::records::Departure::Trial,
             version: version("1.1"),

@@ -43,6 +43,7 @@ fn node() -> Node {
         trial: None,
         came_up: false,
         gave_way: None,
+        last_start: None,
         last_rollback: None,
         history: vec![],
         totals: Totals::default(),

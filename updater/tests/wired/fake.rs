@@ -916,6 +916,20 @@ impl Clock for FakeClock {
     }
 }
 
+/// The clock of a machine that has been up for so long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UpFor(pub(crate) Duration);
+
+impl Clock for UpFor {
+    fn now(&self) -> jiff::Timestamp {
+        FakeClock.now()
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.0
+    }
+}
+
 /// A clock that is set by hand.
 #[derive(Debug, Clone)]
 pub(crate) struct HandClock(Arc<Mutex<jiff::Timestamp>>);

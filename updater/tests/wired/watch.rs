@@ -1,14 +1,17 @@
 //! A good release that fails later gives way to the other one, and one that does not loses
 //! nothing.
 
+use std::time::Duration;
+
 use partition_layout::{Slot, SlotContent};
-use serde_json::json;
 use updater::machine::Request;
-use updater::ports::{Part, Record};
+use updater::policy::Automatic;
+use updater::ports::Part;
 use updater::records::Departure;
 
 use super::cuts::Stand;
-use super::gate::{Daemon, bad};
+use super::fake::{Trouble, UpFor};
+use super::gate::{Daemon, bad, rules};
 use super::network::version;
 
 fn names(stand: &Stand) -> Vec<String> {
@@ -73,9 +76,63 @@ async fn the_last_start_of_a_watch_is_a_trial_and_its_verdict_is_what_is_told() 
         let node = daemon.handle.view().node.clone();
         daemon.stop().await;
         let told = node.last_rollback.unwrap();
-        assert_eq!((told.kind, &told.reason[..]), (Departure::Trial, "sick"));
-        assert_eq!(node.barred.len(), 1);
+        assert_eq!((told.kind, &told.reason[..]), (Departure::GaveWay, "sick"));
+        assert_eq!(told.tries, 15);
+        // It was good, and fifteen starts that ended early are no fault of the image.
+        assert!(node.barred.is_empty(), "{:?}", node.barred);
         assert_eq!(sick.content(Slot::B), SlotContent::Empty);
+    }
+}
+
+#[tokio::test]
+async fn wherever_the_power_fails_the_verdict_on_the_last_start_of_a_watch_is_told_and_bars_nothing()
+ {
+    let stand = updated().await;
+    for _ in 0..15 {
+        stand.node.power_cycle(&stand.images());
+    }
+    stand.put_verdict("fail");
+    let whole = stand.node.twin();
+    let daemon = Daemon::start(&whole, &stand.repository).await;
+    whole.expect(Trouble::None);
+    daemon.handle.request(bad("sick")).await.unwrap();
+    daemon.stop().await;
+    for cut in 0..=whole.operations() {
+        let sick = stand.node.twin();
+        let daemon = Daemon::start(&sick, &stand.repository).await;
+        sick.expect(Trouble::Cut(cut));
+        drop(daemon.handle.request(bad("sick")).await);
+        daemon.stop().await;
+        let booted = sick.power_cycle(&stand.images());
+        assert_eq!(booted, (Slot::A, version("1")), "cut after {cut}");
+        let daemon = Daemon::start(&sick, &stand.repository).await;
+        let node = daemon.handle.view().node.clone();
+        daemon.stop().await;
+        let told = node.last_rollback.unwrap();
+        assert_eq!(
+            (told.kind, &told.reason[..]),
+            (Departure::GaveWay, "sick"),
+            "cut after {cut}"
+        );
+        assert!(node.barred.is_empty(), "cut after {cut}");
+        assert_eq!(sick.content(Slot::B), SlotContent::Empty, "cut after {cut}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_stays_up_keeps_its_watch_whatever_its_gate_waits_for() {
+    let stand = updated().await;
+    for _ in 0..14 {
+        stand.node.power_cycle(&stand.images());
+    }
+    for (minutes, expected) in [(59, "bistable_2+1-14.efi"), (61, "bistable_2+15.efi")] {
+        let clock = UpFor(Duration::from_secs(60 * minutes));
+        let rules = rules(Automatic::Off);
+        let daemon = Daemon::with(&stand.node, &stand.repository, clock, rules).await;
+        let daemon = daemon.unwrap();
+        daemon.handle.look_at_clock().await;
+        daemon.stop().await;
+        assert_eq!(names(&stand), ["bistable_1.efi", expected]);
     }
 }
 
@@ -191,12 +248,7 @@ async fn after_a_rollback_the_older_release_is_watched_and_gives_way_to_the_newe
 #[tokio::test]
 async fn a_watch_that_a_rollback_has_ended_begins_again_by_itself_when_that_fails() {
     let stand = updated().await;
-    let SlotContent::Holds { root_hash, .. } = stand.node.content(Slot::B) else {
-        panic!("slot B is empty")
-    };
-    let boot_id = stand.node.boot_id_now();
-    let verdict = json!({"boot_id": boot_id, "root_hash": root_hash, "verdict": "pass"});
-    stand.node.put_record(Record::Verdict, &verdict.to_string());
+    stand.put_verdict("pass");
     let daemon = Daemon::start(&stand.node, &stand.repository).await;
     stand.node.refuse(&["set-one-shot"]);
     daemon
