@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use init_integration::health::bus::{Bus, BusAddress};
 use init_integration::health::checks::{Checks, Places};
 use init_integration::health::configuration::Configuration;
-use init_integration::health::gate::Stakes;
 use init_integration::health::image_check::device_of;
 use init_integration::health::network::NetworkMemory;
 use init_integration::health::power::RebootCall;
@@ -139,15 +138,17 @@ async fn watch() -> ExitCode {
         tracing::error!(problem = %Chain(problem), "the configuration has a mistake");
     }
     let boot_files = BootFiles::of_node();
-    // A good slot was read whole when it was on trial. To read it so again would have a
+    if let Err(error) = boot_files.note_uncounted() {
+        tracing::warn!(%error, "whoever watches this gate takes the boot for settled");
+    }
+    // For a trial. A good slot was read whole when it was on trial. To read it so again would have a
     // block that has rotted in some unused file restart the node at every boot: the updater
     // reads a good slot below dm-verity, and mends.
-    let image = (boot_files.presumed_stakes() == Stakes::Trial)
-        .then(|| device_of(Path::new("/"), Path::new("/sys"), Path::new("/dev")));
+    let image = device_of(Path::new("/"), Path::new("/sys"), Path::new("/dev"));
     let network = NetworkMemory::of_node();
     let places = Places {
         containerd: "/run/containerd/containerd.sock".into(),
-        image: image.map(|image| image.map_err(|error| error.to_string())),
+        image: Some(image.map_err(|error| error.to_string())),
         image_mark: "/run/bistable-health-gate/image-read".into(),
         network: network.clone(),
         root_hash: boot_files.read().root_hash,

@@ -27,7 +27,7 @@ const BUILT_IN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Places {
     /// containerd's socket.
     pub containerd: PathBuf,
-    /// The device of the booted image, or why there is none; `None` where it is not to be read.
+    /// The device of the booted image, or why there is none; `None` where it is never read.
     pub image: Option<Result<PathBuf, String>>,
     /// Made when the image has been read in this boot.
     pub image_mark: PathBuf,
@@ -43,6 +43,8 @@ pub struct Checks {
     http: Client,
     root_hash: String,
     all: Vec<NamedProbe>,
+    /// The check that reads the booted image, until it is among them.
+    image: Option<Probe>,
 }
 
 /// What one round found.
@@ -99,7 +101,6 @@ impl Checks {
             },
             NamedProbe::built_in("containerd-api", Probe::Containerd(places.containerd)),
         ];
-        all.extend(image.map(|image| NamedProbe::built_in("image", image)));
         if let Some(mistake) = configuration.mistakes.first() {
             let why = crate::report::Chain(mistake).to_string();
             all.push(NamedProbe::built_in("configuration", Probe::Lost(why)));
@@ -117,7 +118,17 @@ impl Checks {
             http: http_check::client()?,
             root_hash: places.root_hash,
             all,
+            image,
         })
+    }
+
+    /// Has the booted image read from the next round on, which is for a trial. Tells whether it was not before.
+    pub fn read_image(&mut self) -> bool {
+        let image = self.image.take();
+        let is_new = image.is_some();
+        self.all
+            .extend(image.map(|image| NamedProbe::built_in("image", image)));
+        is_new
     }
 
     /// Looks at everything once, all at the same time.

@@ -23,6 +23,10 @@ pub struct BootFiles {
     pub boot_count_variable: PathBuf,
     /// The updater leaves it once the booted slot is good.
     pub settled: PathBuf,
+    /// The updater's record of the trial that is open, of whatever slot.
+    pub trial: PathBuf,
+    /// Left here when nothing but that record says that this boot is a trial, for `bistable-undecided.service`.
+    pub uncounted: PathBuf,
 }
 
 /// Which boot this is.
@@ -33,6 +37,14 @@ pub struct ThisBoot {
     pub root_hash: String,
     /// Of the image; empty when it does not say.
     pub version: String,
+}
+
+/// What counts here of the record.
+#[derive(Debug, serde::Deserialize)]
+struct TrialRecord {
+    /// The boot in which it was armed.
+    boot_id: String,
+    root_hash: String,
 }
 
 impl BootFiles {
@@ -46,6 +58,8 @@ impl BootFiles {
                 "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
                     .into(),
             settled: "/run/bistable/settled".into(),
+            trial: "/var/lib/bistable/trial.json".into(),
+            uncounted: "/run/bistable-health-gate/uncounted-trial".into(),
         }
     }
 
@@ -90,13 +104,37 @@ impl BootFiles {
     }
 
     /// Says what is at stake when the updater cannot be asked: a boot that the boot
-    /// loader counts is a trial until the updater has said that it is over.
+    /// loader counts is a trial until the updater has said that it is over. So is one of an image
+    /// that the updater has armed before: a boot loader that could not count the start leaves no word.
     pub fn presumed_stakes(&self) -> Stakes {
-        if self.boot_count_variable.exists() && !self.settled.exists() {
+        let is_trial = self.boot_count_variable.exists() || self.is_on_record();
+        if is_trial && !self.settled.exists() {
             Stakes::Trial
         } else {
             Stakes::Settled
         }
+    }
+
+    /// Leaves word for those who cannot read records that this boot is a trial which the boot loader
+    /// did not count, if it is one.
+    ///
+    /// # Errors
+    /// When the word cannot be left.
+    pub fn note_uncounted(&self) -> io::Result<()> {
+        if self.boot_count_variable.exists() || !self.is_on_record() {
+            return Ok(());
+        }
+        fs::write(&self.uncounted, "")
+    }
+
+    /// Says whether the open trial is of the image that runs, armed in an earlier boot.
+    fn is_on_record(&self) -> bool {
+        let record = fs::read(&self.trial).ok();
+        let record = record.and_then(|bytes| serde_json::from_slice::<TrialRecord>(&bytes).ok());
+        record.is_some_and(|trial| {
+            let boot = self.read();
+            trial.root_hash.eq_ignore_ascii_case(&boot.root_hash) && trial.boot_id != boot.boot_id
+        })
     }
 }
 
@@ -137,6 +175,8 @@ mod tests {
             os_release: folder.join("os-release"),
             boot_count_variable: folder.join("variable"),
             settled: folder.join("settled"),
+            trial: folder.join("trial.json"),
+            uncounted: folder.join("uncounted"),
         }
     }
 
@@ -179,6 +219,32 @@ mod tests {
         assert_eq!(files.presumed_stakes(), Stakes::Trial);
         fs::write(&files.settled, "").unwrap();
         assert_eq!(files.presumed_stakes(), Stakes::Settled);
+    }
+
+    #[test]
+    fn a_boot_that_nobody_counted_is_a_trial_if_the_updater_has_armed_its_image_before() {
+        for (armed_in, root_hash, is_trial) in [
+            ("earlier", "abc", true),
+            ("earlier", "ABC", true),
+            // The other slot's, which is still to come.
+            ("this", "abc", false),
+            ("earlier", "def", false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let files = files(folder.path());
+            fs::write(&files.boot_id, "this\n").unwrap();
+            fs::write(&files.cmdline, "roothash=abc").unwrap();
+            let record =
+                format!(r#"{{"boot_id":"{armed_in}","root_hash":"{root_hash}","tries":3}}"#);
+            fs::write(&files.trial, record).unwrap();
+            let context = format!("{root_hash} armed in {armed_in} boot");
+            let stakes = files.presumed_stakes();
+            assert_eq!(stakes == Stakes::Trial, is_trial, "{context}");
+            files.note_uncounted().unwrap();
+            assert_eq!(files.uncounted.exists(), is_trial, "{context}");
+            fs::write(&files.settled, "").unwrap();
+            assert_eq!(files.presumed_stakes(), Stakes::Settled, "{context}");
+        }
     }
 
     #[test]

@@ -62,6 +62,16 @@ async fn a_healthy_trial_becomes_good_once() {
 }
 
 #[tokio::test]
+async fn a_trial_that_only_the_updater_knows_of_is_not_good_unread() {
+    let node = Node::on_trial().await;
+    // As where the boot loader could not count the start.
+    std::fs::remove_file(node.path("LoaderBootCountPath")).unwrap();
+    assert_eq!(ended(node.gate()).await, Ended::Good);
+    assert_eq!(node.calls(), [Call::MarkGood]);
+    assert!(node.path("image-read").exists(), "the image was read");
+}
+
+#[tokio::test]
 async fn a_gate_that_is_started_again_after_it_passed_does_no_harm() {
     let node = Node::on_trial().await;
     assert_eq!(ended(node.gate()).await, Ended::Good);
@@ -305,8 +315,10 @@ async fn a_settled_boot_is_good_though_the_updater_does_not_renew_its_watch() {
         answers.booted_status = "good";
         answers.refusals = vec![Refusal::EspFull];
     }
+    std::fs::write(node.path("settled"), "").unwrap();
     assert_eq!(ended(node.gate()).await, Ended::Good);
     assert_eq!(node.calls(), []);
+    assert!(!node.path("image-read").exists(), "that is for trials");
 }
 
 #[tokio::test]
@@ -322,6 +334,18 @@ async fn without_an_updater_a_counted_boot_is_restarted_by_systemd_and_then_by_t
         (Some("fail"), Some("updater"))
     );
     assert_eq!(verdict["unit"], "bistable-updater.service");
+}
+
+#[tokio::test]
+async fn without_an_updater_a_trial_that_the_boot_loader_could_not_count_is_restarted_too() {
+    let mut node = Node::on_trial().await;
+    node.deadline = SHORT;
+    std::fs::remove_file(node.path("LoaderBootCountPath")).unwrap();
+    let record = serde_json::json!({"boot_id": "earlier", "root_hash": ROOT_HASH});
+    std::fs::write(node.path("trial.json"), record.to_string()).unwrap();
+    node.kill_updater().await;
+    assert_eq!(ended(node.gate()).await, Ended::Stranded);
+    assert_eq!(node.calls(), [Call::SystemdReboot, Call::LastResort]);
 }
 
 #[tokio::test]

@@ -217,6 +217,8 @@ impl Node {
                 os_release: self.path("os-release"),
                 boot_count_variable: self.path("LoaderBootCountPath"),
                 settled: self.path("settled"),
+                trial: self.path("trial.json"),
+                uncounted: self.path("uncounted-trial"),
             },
             verdicts: self.path("gate"),
             journalctl: self.path("journalctl"),
