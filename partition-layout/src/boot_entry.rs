@@ -248,11 +248,17 @@ impl BootEntry {
     }
 
     /// Returns the entry with no tries left: booted only when nothing else is there.
+    ///
+    /// One that was good has none done, so that it boots by right; the starts of a watch were none
+    /// of a trial. One on trial has at least one, also where the firmware did not count it.
     #[must_use]
     pub fn demoted(&self) -> Self {
-        // The starts of a good one were none of a trial.
         let of_trial = self.counter.filter(|_| !self.is_watched());
-        let done = of_trial.map_or(0, |counter| counter.done);
+        let done = of_trial.map_or(0, |counter| match counter.left {
+            // It was demoted before.
+            0 => counter.done,
+            _ => counter.done.max(1),
+        });
         Self {
             version: self.version.clone(),
             counter: Some(Counter { left: 0, done }),
@@ -297,7 +303,8 @@ mod tests {
         assert_eq!(armed.file_name(), "bistable_2.0~rc1+3.efi");
         let good = BootEntry::good(armed.version.clone());
         assert_eq!(good.file_name(), "bistable_2.0~rc1.efi");
-        assert_eq!(armed.demoted().file_name(), "bistable_2.0~rc1+0.efi");
+        assert_eq!(armed.demoted().file_name(), "bistable_2.0~rc1+0-1.efi");
+        assert_eq!(armed.demoted().demoted(), armed.demoted());
         assert_eq!(
             entry("bistable_2+2-1.efi").demoted().file_name(),
             "bistable_2+0-1.efi"
