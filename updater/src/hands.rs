@@ -5,6 +5,7 @@
 //! all, since a full `/var` must not keep a bad slot bootable, nor an ESP that takes nothing keep
 //! the verdict from being written down.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -505,13 +506,37 @@ fn put_back(device: &impl BootControl, good: &BootEntry) -> Result<(), Stopped> 
     now.map_or(Ok(()), |now| rename(device, now, good))
 }
 
+/// What was known when the order was made may be older than what an order before has done: then the
+/// entry has another name, or has the new one already.
 fn rename(device: &impl BootControl, from: &BootEntry, to: &BootEntry) -> Result<(), Stopped> {
     if from == to {
         return Ok(());
     }
-    device
-        .rename(from, to)
-        .map_err(|source| esp("rename a boot entry", source))
+    let outcome = match device.rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            rename_now(device, from, to, error)
+        }
+        outcome => outcome,
+    };
+    outcome.map_err(|source| esp("rename a boot entry", source))
+}
+
+/// The same for the entry of that version as it is called now, if it stands for the same.
+fn rename_now(
+    device: &impl BootControl,
+    from: &BootEntry,
+    to: &BootEntry,
+    error: io::Error,
+) -> io::Result<()> {
+    let entries = device.entries()?;
+    let is_same = |entry: &&BootEntry| {
+        *entry == to || (entry.version == from.version && entry.is_good() == from.is_good())
+    };
+    match entries.iter().find(is_same) {
+        Some(now) if now == to => Ok(()),
+        Some(now) => device.rename(now, to),
+        None => Err(error),
+    }
 }
 
 fn ask_for(device: &impl BootControl, entry: &BootEntry, way: Way) -> Result<(), Stopped> {

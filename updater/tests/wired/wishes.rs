@@ -7,7 +7,7 @@ use updater::names::ErrorName;
 use updater::ports::{Record, Restart};
 
 use super::fake::Trouble;
-use super::gate::Daemon;
+use super::gate::{Daemon, force};
 use super::network::version;
 use super::stages::{Stand, failed};
 
@@ -146,4 +146,34 @@ async fn a_release_that_the_firmware_will_not_start_is_not_left_armed() {
     assert_eq!(stand.node.entry_names(), ["bistable_3.efi"]);
     assert_eq!(daemon.state(), "idle");
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn it_is_not_left_armed_either_when_the_node_cannot_be_read_at_the_end() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    stand.node.refuse(&["set-one-shot"]);
+    let trace = stand.node.twin();
+    let daemon = Daemon::start(&trace, &stand.repository).await;
+    trace.expect(Trouble::None);
+    let outcome = daemon.run(force("1")).await;
+    assert_eq!(failed(outcome), ErrorName::NoFirmwareVariables);
+    daemon.stop().await;
+    let kinds = trace.operation_kinds();
+    let refused = kinds.iter().position(|kind| *kind == "set-one-shot");
+    let refused = refused.unwrap();
+    let look = kinds.iter().skip(refused).position(|kind| *kind == "view");
+
+    // What is done then is decided by how the node was before: on watch, which it is not any more.
+    assert_eq!(
+        stand.node.entry_names(),
+        ["bistable_1.efi", "bistable_2+15.efi"]
+    );
+    let daemon = stand.daemon().await;
+    stand.node.expect(Trouble::Error(refused + look.unwrap()));
+    let outcome = daemon.run(force("1")).await;
+    assert_eq!(failed(outcome), ErrorName::NoFirmwareVariables);
+    daemon.stop().await;
+    assert_eq!(stand.node.entry_names(), ["bistable_2.efi"]);
+    assert_eq!(stand.node.record(Record::Trial), None);
 }
