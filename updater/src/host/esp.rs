@@ -87,11 +87,16 @@ impl Esp {
                 edit_names(&device, |_: &mut Names<'_>| Ok(()))?;
             }
             fs::create_dir_all(&self.target)?;
-            let flags = MountFlags::NOSUID
+            let mut flags = MountFlags::NOSUID
                 | MountFlags::NODEV
                 | MountFlags::NOEXEC
                 | MountFlags::DIRSYNC
                 | MountFlags::NOATIME;
+            if purpose == Purpose::Look {
+                // Else the driver writes to the first sector that the file system is in use, and that it
+                // is not any more.
+                flags |= MountFlags::RDONLY;
+            }
             mount(&device, &self.target, c"vfat", flags, OPTIONS)?;
             *mounted = Some(Mounted {
                 purpose,

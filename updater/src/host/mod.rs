@@ -195,11 +195,16 @@ impl BootControl for ThisNode {
     }
 
     fn remove_temporary(&self) -> io::Result<()> {
-        self.esp(Purpose::Change)?.remove_temporary()
+        let removed = self.esp(Purpose::Change)?.remove_temporary();
+        // What follows may take hours, and does not need it.
+        self.esp.unmount();
+        removed
     }
 
     fn room(&self) -> io::Result<u64> {
-        self.esp(Purpose::Look)?.room()
+        let room = self.esp(Purpose::Look)?.room();
+        self.esp.unmount();
+        room
     }
 
     fn begin_temporary(&self, size: u64) -> io::Result<()> {
