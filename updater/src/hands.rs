@@ -461,6 +461,15 @@ fn disarm(
     booted: &Version,
 ) -> Result<(), Stopped> {
     remove_entries(device, |entry| entry.version != *booted)?;
+    // The names that mean nothing to us mean something to the boot loader. As long as there is one, the
+    // partitions keep their labels: what it starts finds its root.
+    let booted_root_hash = device
+        .view()
+        .map_err(|source| esp("tell which image runs", source))?
+        .booted_root_hash;
+    device
+        .remove_others(booted, &booted_root_hash)
+        .map_err(|source| esp("remove the kernel images of other releases", source))?;
     if let Err(error) = device.clear_one_shot() {
         // The boot loader passes over a wish for an entry that is not there, so
         // a firmware that keeps one for ever must not end all updates.

@@ -466,6 +466,10 @@ pub trait BootControl: Send + Sync {
     /// Removes an entry. One that is already gone is no error.
     fn remove(&self, entry: &BootEntry) -> io::Result<()>;
 
+    /// Removes each kernel image that the boot loader would start, whatever its name, and that is of
+    /// another image than `root_hash`. Fails if one cannot be read that may be.
+    fn remove_others(&self, booted: &Version, root_hash: &RootHash) -> io::Result<()>;
+
     /// Returns what lies about that is no entry: half of a stage, or of a removal.
     fn leftover(&self) -> io::Result<Leftover>;
 

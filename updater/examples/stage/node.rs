@@ -133,6 +133,10 @@ impl BootControl for BenchNode {
         self.esp.remove(&entry.file_name())
     }
 
+    fn remove_others(&self, _booted: &Version, _root_hash: &RootHash) -> io::Result<()> {
+        Ok(())
+    }
+
     fn leftover(&self) -> io::Result<Leftover> {
         self.esp.leftover()
     }

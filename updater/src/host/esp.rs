@@ -20,12 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use partition_layout::entry_names::EditNamesError;
-use partition_layout::{BootEntry, ENTRY_FOLDER, REMOVED_NAME, TEMPORARY_NAME, is_temporary_name};
+use partition_layout::{
+    BootEntry, ENTRY_FOLDER, REMOVED_NAME, RootHash, TEMPORARY_NAME, Version, is_temporary_name,
+};
 use rustix::fs::{Advice, fadvise, fstatvfs, syncfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::aligned::Direct;
-use super::names::{Names, edit_names};
+use super::names::{Names, edit_names, images_of_others};
 use crate::ports::Leftover;
 
 const OPTIONS: &CStr = c"umask=0077";
@@ -168,6 +170,24 @@ impl Esp {
                 return Ok(());
             }
         }
+    }
+
+    /// Removes every kernel image of another root hash than `root_hash`, which is that of `booted`.
+    pub(super) fn remove_others(
+        &self,
+        device: impl Fn() -> io::Result<PathBuf>,
+        booted: &Version,
+        root_hash: &RootHash,
+    ) -> io::Result<()> {
+        self.let_go(&mut self.lock());
+        for other in images_of_others(&device()?, booted, root_hash)? {
+            tracing::warn!(
+                name = other,
+                "a kernel image of another release has a name that is none of ours"
+            );
+            self.remove(&device, |name| *name == other)?;
+        }
+        Ok(())
     }
 
     /// Lets go of the partition.

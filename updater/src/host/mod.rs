@@ -190,6 +190,11 @@ impl BootControl for ThisNode {
         self.esp.remove(|| self.disk.esp_path(), is_meant)
     }
 
+    fn remove_others(&self, booted: &Version, root_hash: &RootHash) -> io::Result<()> {
+        self.esp
+            .remove_others(|| self.disk.esp_path(), booted, root_hash)
+    }
+
     fn leftover(&self) -> io::Result<Leftover> {
         self.esp(Purpose::Look)?.leftover()
     }

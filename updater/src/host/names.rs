@@ -5,9 +5,11 @@ use std::io;
 use std::path::Path;
 
 use partition_layout::entry_names::{EditNamesError, EntryNames};
-use partition_layout::{Device, SectorSize};
+use partition_layout::esp::{EntryImage, Esp};
+use partition_layout::{BootEntry, Device, RootHash, SectorSize, Uuid, Version};
 
 use super::aligned::Direct;
+use crate::refusal::Chain;
 
 /// The names in the folder of boot entries.
 pub(super) type Names<'a> = EntryNames<'a, Partition>;
@@ -42,6 +44,51 @@ pub(super) fn edit_names(
         act(&mut names)
     });
     edited.map_err(|error| io::Error::new(error.kind(), error))
+}
+
+/// Returns the names of the kernel images on the partition at `path` that the boot loader would start,
+/// and that are of another image than `root_hash`, which `booted` is.
+///
+/// A bit that rots in a long name leaves a short one, which says nothing of the release, and which the boot
+/// loader takes all the same. So it is the kernel's command line that counts. A stranger's image
+/// names no root hash, and is left alone.
+pub(super) fn images_of_others(
+    path: &Path,
+    booted: &Version,
+    root_hash: &RootHash,
+) -> io::Result<Vec<String>> {
+    let partition = Partition(RefCell::new(Direct::open_to_read(path)?));
+    let whole = partition_layout::Partition {
+        number: 1,
+        type_guid: Uuid::nil(),
+        uuid: Uuid::nil(),
+        label: String::new(),
+        start: 0,
+        len: partition.size()?,
+        attributes: 0,
+    };
+    let esp = Esp::read(&partition, &whole).map_err(io::Error::other)?;
+    let is_booted =
+        |name: &str| BootEntry::parse_file_name(name).is_ok_and(|entry| entry.version == *booted);
+    let mut others = Vec::new();
+    for file in esp
+        .files
+        .into_iter()
+        .filter(|file| !is_booted(&file.file_name))
+    {
+        match file.image {
+            EntryImage::Uki(uki) if uki.root_hash.is_some_and(|it| it != *root_hash) => {
+                others.push(file.file_name);
+            }
+            EntryImage::Uki(_) | EntryImage::NoUki => {}
+            EntryImage::Unreadable(error) => {
+                let what = format!("nobody can tell what {} starts", file.file_name);
+                let chain = Chain(&error);
+                return Err(io::Error::other(format!("{what}: {chain}")));
+            }
+        }
+    }
+    Ok(others)
 }
 
 fn in_use(path: &Path) -> io::Error {
@@ -126,6 +173,62 @@ mod tests {
         );
         let again = edit_names(&image, |names| names.rename(TEMPORARY_NAME, armed));
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// A PE image with the two sections that say what it boots.
+    fn kernel_image(command_line: &str) -> Vec<u8> {
+        let mut image = vec![0; 0x600];
+        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"MZ");
+        put(0x3c, &0x80_u32.to_le_bytes());
+        put(0x80, b"PE\0\0\0\0\x02\0");
+        let sections = [
+            (b".osrel\0\0", "ID=bistable\n"),
+            (b".cmdline", command_line),
+        ];
+        for ((name, text), number) in sections.into_iter().zip(0_usize..) {
+            let (header, offset) = (0x80 + 24 + 40 * number, 0x400 + 0x100 * number);
+            let len = u32::try_from(text.len()).unwrap().to_le_bytes();
+            put(header, name);
+            put(header + 8, &len);
+            put(header + 16, &len);
+            put(header + 20, &u32::try_from(offset).unwrap().to_le_bytes());
+            put(offset, text.as_bytes());
+        }
+        image
+    }
+
+    #[test]
+    fn a_kernel_image_of_another_release_is_known_by_what_it_starts_whatever_its_name() {
+        let (folder, image) = file_system();
+        let (own, other) = (RootHash::new([1; 32]), RootHash::new([2; 32]));
+        for (name, content) in [
+            ("bistable_1.efi", kernel_image(&format!("roothash={own}"))),
+            // Of whose long name a bit has rotted.
+            (
+                "BISTAB~7.EFI",
+                kernel_image(&format!("roothash={other} gpt")),
+            ),
+            (
+                "bistable_3+2-1.efi",
+                kernel_image(&format!("roothash={other}")),
+            ),
+            ("memtest.efi", kernel_image("quiet")),
+            ("notes.efi", b"no program".to_vec()),
+            ("other.bin", kernel_image(&format!("roothash={other}"))),
+        ] {
+            let from = folder.path().join("content");
+            fs::write(&from, content).unwrap();
+            let to = format!("::/EFI/Linux/{name}");
+            run("mcopy", &["-i".as_ref(), &image, &from, to.as_ref()]);
+        }
+        let mut found = match images_of_others(&image, &Version::parse("1").unwrap(), &own) {
+            // No file system of this machine has to know O_DIRECT.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            found => found.unwrap(),
+        };
+        found.sort();
+        assert_eq!(found, ["BISTAB~7.EFI", "bistable_3+2-1.efi"]);
     }
 
     #[test]

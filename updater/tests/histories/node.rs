@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use partition_layout::entry_names::{EditNamesError, EntryNames};
+use partition_layout::esp::{EntryImage, Esp};
 use partition_layout::{
     BootEntry, DiskLayout, REMOVED_NAME, RootHash, Slot, SlotLabel, SlotPartitions, TEMPORARY_NAME,
     Version, is_temporary_name, relabel,
@@ -460,6 +461,21 @@ impl BootControl for SimNode {
             return Ok(());
         }
         world.remove_entries(|name| BootEntry::parse_file_name(name).as_ref() == Ok(entry))
+    }
+
+    fn remove_others(&self, _booted: &Version, root_hash: &RootHash) -> io::Result<()> {
+        let mut world = self.called();
+        world.unmount()?;
+        let layout = world.layout()?;
+        let esp = Esp::read(&world.disk, &layout.esp).map_err(io::Error::other)?;
+        for file in esp.files {
+            if let EntryImage::Uki(uki) = file.image
+                && uki.root_hash.is_some_and(|it| it != *root_hash)
+            {
+                world.remove_entries(|name| name == file.file_name)?;
+            }
+        }
+        Ok(())
     }
 
     fn leftover(&self) -> io::Result<Leftover> {

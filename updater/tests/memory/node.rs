@@ -177,6 +177,10 @@ impl BootControl for Node {
         Ok(())
     }
 
+    fn remove_others(&self, _booted: &Version, _root_hash: &RootHash) -> io::Result<()> {
+        Ok(())
+    }
+
     fn leftover(&self) -> io::Result<Leftover> {
         let small = self.small();
         Ok(Leftover::among(small.kernels.keys().map(String::as_str)))

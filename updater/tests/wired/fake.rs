@@ -736,6 +736,10 @@ impl BootControl for FakeNode {
         Ok(())
     }
 
+    fn remove_others(&self, _booted: &Version, _root_hash: &RootHash) -> io::Result<()> {
+        self.world().operation("remove-others")
+    }
+
     fn leftover(&self) -> io::Result<Leftover> {
         let mut world = self.world();
         world.operation("entries")?;

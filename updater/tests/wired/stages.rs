@@ -570,6 +570,22 @@ async fn an_older_release_staged_by_force_becomes_good_and_stays() {
 }
 
 #[tokio::test]
+async fn a_slot_keeps_its_labels_while_the_boot_loader_may_have_a_kernel_image_of_it() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    stand.node.refuse(&["remove-others"]);
+    let daemon = stand.daemon().await;
+    assert_eq!(failed(daemon.stage("3").await), ErrorName::SlotWriteFailed);
+    daemon.stop().await;
+    let SlotContent::Holds { version: held, .. } = stand.node.content(Slot::A) else {
+        panic!("its root would not be found any more")
+    };
+    assert_eq!(held, version("1"));
+    stand.node.refuse(&[]);
+    stand.update_to("3").await;
+}
+
+#[tokio::test]
 async fn a_full_var_keeps_no_bad_slot_bootable() {
     let stand = Stand::new();
     let daemon = stand.daemon().await;
