@@ -328,8 +328,8 @@ fn left(trial: &Trial, node: &Node, guilt: Guilt, reason: &str) -> Vec<Effect> {
     let (event, slot, message) = (Happened::RolledBack, Some(slot), reason.to_owned());
     effects.push(Effect::Remember(Note {
         event,
-        version,
-        root_hash,
+        version: Some(version),
+        root_hash: Some(root_hash),
         slot,
         message,
         error: None,

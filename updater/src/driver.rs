@@ -18,6 +18,7 @@ pub use self::handle::{Accepted, Automation, Handle, JobWish, RequestError, View
 use self::handle::{Call, Reply, SETTLING};
 use self::steward::{Elsewhere, Known, Steward};
 use crate::asker::{Asker, Asking};
+use crate::checks::Checks;
 use crate::derive;
 use crate::hands::{Device, Hands, Network, Order};
 use crate::job::{Job, JobKind, RunningJob, Windows};
@@ -27,8 +28,8 @@ use crate::machine::{
 };
 use crate::meter::Meter;
 use crate::observe::{ObserveError, observe};
-use crate::policy::{MachineId, Rules};
-use crate::ports::{Clock, Offer, Stopper};
+use crate::policy::{MachineId, Rules, Word};
+use crate::ports::{Clock, Offer, Record, Stopper};
 use crate::records;
 use crate::refusal::{Chain, Failure, Refused};
 
@@ -65,6 +66,7 @@ pub struct Head<C> {
     next_job: u64,
     offer: Option<Offer>,
     last_check: Option<Timestamp>,
+    word: Word,
     last_error: Option<Failure>,
     steward: Steward,
     /// Whether the order at work was given while releases came from elsewhere.
@@ -112,7 +114,10 @@ where
         if let Err(error) = hands.device.mend_names() {
             tracing::warn!(error = %Chain(&error), "cannot mend the names of boot entries");
         }
-        if first.send(observe(&hands.device)).is_err() {
+        let seen = observe(&hands.device);
+        let checks = records::recall::<Checks>(&hands.device, Record::Checks);
+        let checks = checks.unwrap_or_default();
+        if first.send(seen.map(|seen| (seen, checks))).is_err() {
             return;
         }
         while let Some(order) = todo.blocking_recv() {
@@ -121,7 +126,7 @@ where
             }
         }
     }));
-    let seen = seen
+    let (seen, checks) = seen
         .await
         .expect("the hands answer before they do anything else")?;
     let node = Box::new(derive::derive(&seen));
@@ -129,16 +134,21 @@ where
     let (caller, calls) = mpsc::channel(REQUESTS);
     let steward = Steward::new(rules, machine_id);
     let state = State::Settling { node };
+    let sound = checks.sound.as_ref();
+    let last_check = sound.map(|sound| sound.when);
+    let offer = sound.and_then(|sound| sound.offer_of(steward.source()?));
+    let word = Word::Remembered;
     let known = Known {
         state: &state,
-        offer: None,
-        last_check: None,
+        offer: offer.as_ref(),
+        last_check,
+        word,
     };
     let (publish, view) = watch::channel(Arc::new(View {
         state: SETTLING,
         node: state.node().clone(),
-        offer: None,
-        last_check: None,
+        offer: offer.clone(),
+        last_check,
         last_error: None,
         jobs: vec![],
         current_job: None,
@@ -157,8 +167,9 @@ where
         running: None,
         finished: VecDeque::new(),
         next_job: 1,
-        offer: None,
-        last_check: None,
+        offer,
+        last_check,
+        word,
         last_error: None,
         steward,
         asked: Elsewhere::No,
@@ -359,10 +370,11 @@ impl<C: Clock> Head<C> {
         self.stopper = None;
         let result = match &report {
             // The word of those whom the node followed when it asked; it asks anew.
-            Report::Refreshed(_) if self.asked == Elsewhere::Yes => Ok(()),
-            Report::Refreshed(offer) => {
+            Report::Refreshed { .. } if self.asked == Elsewhere::Yes => Ok(()),
+            Report::Refreshed { offer, .. } => {
                 self.offer = Some((**offer).clone());
                 self.last_check = Some(self.clock.now());
+                self.word = Word::Heard;
                 Ok(())
             }
             Report::Resolved(_) => Ok(()),
@@ -473,6 +485,7 @@ impl<C: Clock> Head<C> {
                     meter,
                     asker,
                     cancelled_by,
+                    source: self.steward.source().cloned(),
                 })
                 .await,
         );
@@ -525,6 +538,7 @@ impl<C: Clock> Head<C> {
             state: self.state(),
             offer: self.offer.as_ref(),
             last_check: self.last_check,
+            word: self.word,
         }
     }
 }

@@ -5,6 +5,8 @@
 //! all, since a full `/var` must not keep a bad slot bootable, nor an ESP that takes nothing keep
 //! the verdict from being written down.
 
+mod check;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +20,9 @@ use crate::journal;
 use crate::machine::{Blame, Effect, Note, Report, Stopped};
 use crate::meter::Meter;
 use crate::names::ErrorName;
-use crate::node::Way;
+use crate::node::{Node, Way};
 use crate::observe::observe;
+use crate::policy::Source;
 use crate::ports::{
     BootControl, Clock, Console, DiskQueue, Fetch, Pace, Power, Record, Records, Releases,
     ReleasesError, Slots, Stop,
@@ -45,6 +48,8 @@ pub struct Order {
     pub asker: Asking,
     /// Who asked the job that it belongs to, to stop.
     pub cancelled_by: Option<Asking>,
+    /// Where releases come from.
+    pub source: Option<Source>,
 }
 
 /// The devices of a node, the network, and a clock.
@@ -97,6 +102,12 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                 }
             }
         }
+        let node = self.look();
+        Report::Ended { result, node }
+    }
+
+    /// Returns what the disk says now, if it can be read.
+    fn look(&self) -> Option<Box<Node>> {
         let node = match observe(&self.device) {
             Ok(seen) => Some(Box::new(derive::derive(&seen))),
             Err(error) => {
@@ -105,7 +116,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             }
         };
         self.device.release();
-        Report::Ended { result, node }
+        node
     }
 
     fn stand(&self, place: DiskQueue) {
@@ -140,10 +151,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         match effect {
             Effect::Interrupt | Effect::Hold | Effect::LetGo | Effect::EndJob(_) => Ok(()),
 
-            Effect::Refresh => {
-                let offer = self.network.refresh(&order.stop).map_err(releases)?;
-                return Ok(Some(Report::Refreshed(Box::new(offer))));
-            }
+            Effect::Refresh => return self.refresh(order).map(Some),
             Effect::Resolve { version } => {
                 let release = self
                     .network
@@ -354,8 +362,8 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         };
         let note = Note {
             event,
-            version: version.clone(),
-            root_hash,
+            version: Some(version.clone()),
+            root_hash: Some(root_hash),
             slot: Some(booted),
             message,
             error: failure.as_ref().map(|failure| failure.name),
@@ -416,8 +424,8 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         let line = HistoryLine {
             when: self.clock.now(),
             event: note.event,
-            version: Some(note.version.clone()),
-            root_hash: Some(note.root_hash),
+            version: note.version.clone(),
+            root_hash: note.root_hash,
             slot: note.slot,
             message,
             by: Some(asker),
@@ -427,8 +435,9 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         tracing::info!(
             message_id = line.event.message_id(),
             event = line.event.as_str(),
-            version = %note.version,
-            root_hash = %note.root_hash,
+            version = line.version.as_ref().map(tracing::field::display),
+            root_hash = line.root_hash.as_ref().map(tracing::field::display),
+            error = line.error,
             who,
             fetched = line.cost.fetched,
             copied = line.cost.copied,

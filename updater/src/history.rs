@@ -128,11 +128,15 @@ pub enum Happened {
     Forgiven,
     Mended,
     Rotten,
+    /// The first check of a run of failures, or the first by its error.
+    CheckFailed,
+    /// The check that ends such a run.
+    CheckRecovered,
 }
 
 impl Happened {
     /// Everything that can happen.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Staged,
         Self::StageFailed,
         Self::StageCancelled,
@@ -144,6 +148,8 @@ impl Happened {
         Self::Forgiven,
         Self::Mended,
         Self::Rotten,
+        Self::CheckFailed,
+        Self::CheckRecovered,
     ];
 
     /// Returns the word on the bus and in the file.
@@ -160,6 +166,8 @@ impl Happened {
             Self::Forgiven => "forgiven",
             Self::Mended => "mended",
             Self::Rotten => "rotten",
+            Self::CheckFailed => "check-failed",
+            Self::CheckRecovered => "check-recovered",
         }
     }
 
@@ -177,6 +185,8 @@ impl Happened {
             Self::Forgiven => "a8d0fd587b9544d69206e2206773d5bf",
             Self::Mended => "514e7c0ed6ec4200aeae66bb1df4d3c0",
             Self::Rotten => "157285a31bf4473b9873a760905142cb",
+            Self::CheckFailed => "3aa59d4568744a30bdc8f3fe28c80ba7",
+            Self::CheckRecovered => "000a3b69ef594f2cb4c648fccaa5b874",
         }
     }
 }

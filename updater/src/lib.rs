@@ -16,6 +16,7 @@
 pub mod admit;
 pub mod asker;
 pub mod backstop;
+pub mod checks;
 pub mod derive;
 pub mod history;
 pub mod machine;

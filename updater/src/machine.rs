@@ -50,13 +50,14 @@ use release::Release;
 pub use self::effect::{Blame, Effect, Note};
 pub use self::orders::ONE_SHOT_TRIES;
 pub(crate) use self::orders::blessed;
-use self::orders::{bless, clear_stage, condemn, rearm, stage};
+use self::orders::{bless, clear_stage, condemn, note_unresolved, rearm, stage};
 pub(crate) use self::watch::{end_watch, keep_watch, record_good, tell_departure};
 pub use self::words::{
     Complaint, Event, Going, Holder, Job, Outcome, Purpose, Report, Request, STATES, State,
     Stopped, Target,
 };
 use crate::admit::{self, Admitted, Ask, Force};
+use crate::names::ErrorName;
 use crate::node::{Node, SlotStatus, Standing, Way};
 use crate::records::Happened;
 use crate::refusal::{Failure, Refused};
@@ -396,8 +397,8 @@ fn forgive(node: Box<Node>, root_hash: RootHash) -> Answer {
     };
     let note = Note {
         event: Happened::Forgiven,
-        version: barred.version.clone(),
-        root_hash,
+        version: Some(barred.version.clone()),
+        root_hash: Some(root_hash),
         slot: None,
         message: barred.reason.clone(),
         error: None,
@@ -469,9 +470,10 @@ fn outcome(result: Result<(), Stopped>) -> Outcome {
 fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
     use State as In;
     match (state, report) {
-        (In::Checking { node, .. }, Report::Refreshed(_)) => {
-            (rest(node), vec![Effect::EndJob(Outcome::Done)])
-        }
+        (In::Checking { node, .. }, Report::Refreshed { node: now, .. }) => (
+            rest(now.unwrap_or(node)),
+            vec![Effect::EndJob(Outcome::Done)],
+        ),
         (In::Checking { node, .. }, Report::Ended { result, node: now }) => (
             rest(now.unwrap_or(node)),
             vec![Effect::EndJob(outcome(result))],
@@ -497,6 +499,23 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
             Purpose::Stage => resolved(node, &ask, *release, going),
             Purpose::Plan => resolved_to_plan(node, &ask, *release, going),
         },
+        (
+            In::Resolving {
+                node,
+                ask,
+                purpose: Purpose::Stage,
+                ..
+            },
+            Report::Ended {
+                result: Err(Stopped::Failed(failure)),
+                node: now,
+            },
+        ) if failure.name != ErrorName::UnknownVersion => {
+            // Nothing is to be undone; but who asked for the release will look what became of it.
+            let effects = vec![note_unresolved(&ask, &failure)];
+            let (node, outcome) = (now.unwrap_or(node), Outcome::Failed(failure));
+            (In::Clearing { node, outcome }, effects)
+        }
         (
             In::Resolving { node, .. } | In::Planning { node, .. },
             Report::Ended { result, node: now },
@@ -620,7 +639,7 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
             | In::Trial { .. }
             | In::LastResort { .. }
             | In::Condemned { .. }),
-            Report::Refreshed(_) | Report::Resolved(_) | Report::Ended { .. },
+            Report::Refreshed { .. } | Report::Resolved(_) | Report::Ended { .. },
         )
         | (
             state @ (In::Settling { .. }
@@ -632,10 +651,10 @@ fn proceed(state: State, report: Report) -> (State, Vec<Effect>) {
             | In::Watching { .. }
             | In::Forgiving { .. }
             | In::Rebooting { .. }),
-            Report::Refreshed(_) | Report::Resolved(_),
+            Report::Refreshed { .. } | Report::Resolved(_),
         )
         | (state @ In::Checking { .. }, Report::Resolved(_))
-        | (state @ In::Resolving { .. }, Report::Refreshed(_)) => (state, vec![]),
+        | (state @ In::Resolving { .. }, Report::Refreshed { .. }) => (state, vec![]),
     }
 }
 

@@ -135,6 +135,16 @@ pub enum AttemptEnd {
     Cancelled,
 }
 
+/// Who heard what the last check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// This run of the daemon.
+    Heard,
+    /// An earlier one, which wrote it down. It tells when to look again, and is no ground to
+    /// act on: the clock of a machine that was switched off may have stood still meanwhile.
+    Remembered,
+}
+
 /// How things stand.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
@@ -142,6 +152,7 @@ pub struct Situation<'a> {
     /// What the last check found.
     pub offer: Option<&'a Offer>,
     pub last_check: Option<Timestamp>,
+    pub word: Word,
     pub last_attempt: Option<&'a Attempt>,
     pub machine_id: &'a MachineId,
 }
@@ -272,9 +283,9 @@ fn stage(
     ))
 }
 
-/// Returns what was decided if the channel was read just now, or else to read it first.
+/// Returns what was decided if the channel was read just now, by us, or else to read it first.
 fn on_fresh_word(decision: Decision, situation: &Situation<'_>, now: Timestamp) -> Decision {
-    match is_fresh(situation.last_check, now) {
+    match is_fresh(situation.last_check, now) && situation.word == Word::Heard {
         true => decision,
         false => Decision::Check,
     }

@@ -537,6 +537,8 @@ pub enum Record {
     Totals,
     /// How far the booted image was read in the background.
     Reading,
+    /// How the checks of the repository went.
+    Checks,
     /// The boots that have reached userspace; systemd-tmpfiles adds a line for
     /// each, and the daemon shortens it.
     Boots,

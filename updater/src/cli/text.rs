@@ -308,7 +308,10 @@ fn by(entry: &Entry) -> String {
 
 /// Returns what was said about it, and what it took.
 fn what_of(entry: &Entry) -> String {
-    let mut parts: Vec<String> = entry.message.iter().cloned().collect();
+    let mut parts: Vec<String> = match (&entry.error, &entry.message) {
+        (Some(error), Some(message)) => vec![format!("{error}: {message}")],
+        (error, message) => error.iter().chain(message).cloned().collect(),
+    };
     for (source, word) in [
         ("fetched", "fetched"),
         ("copied", "copied"),

@@ -134,7 +134,9 @@ fn often(history: &[HistoryLine], root_hash: &RootHash) -> Often {
             | Happened::Bad
             | Happened::RolledBack
             | Happened::Mended
-            | Happened::Rotten => {}
+            | Happened::Rotten
+            | Happened::CheckFailed
+            | Happened::CheckRecovered => {}
         }
     }
     before

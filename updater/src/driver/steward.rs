@@ -5,7 +5,8 @@ use crate::admit::{Ask, Force};
 use crate::job::{Job, JobKind};
 use crate::machine::{Holder, Outcome, Request, State};
 use crate::policy::{
-    Attempt, AttemptEnd, Decision, Held, MachineId, Rules, Situation, decide, is_fresh,
+    Attempt, AttemptEnd, Decision, Held, MachineId, Rules, Situation, Source, Word, decide,
+    is_fresh,
 };
 use crate::ports::{Offer, Restart};
 
@@ -30,6 +31,7 @@ pub(super) struct Known<'a> {
     pub(super) state: &'a State,
     pub(super) offer: Option<&'a Offer>,
     pub(super) last_check: Option<Timestamp>,
+    pub(super) word: Word,
 }
 
 impl Steward {
@@ -51,6 +53,11 @@ impl Steward {
         self.rules = rules;
         self.last_attempt = None;
         elsewhere
+    }
+
+    /// Returns where releases come from.
+    pub(super) const fn source(&self) -> Option<&Source> {
+        self.rules.source.as_ref()
     }
 
     /// Goes on by the rules that it has, and tells why there are no others.
@@ -77,6 +84,7 @@ impl Steward {
             state: known.state,
             offer: known.offer,
             last_check: known.last_check,
+            word: known.word,
             last_attempt: self.last_attempt.as_ref(),
             machine_id: &self.machine_id,
         };

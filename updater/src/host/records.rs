@@ -35,6 +35,7 @@ impl RecordFolder {
             Record::History => "history.jsonl",
             Record::Verdict => "gate/verdict.json",
             Record::Reading => "reading.json",
+            Record::Checks => "checks.json",
             Record::Totals => "totals.json",
             Record::Boots => "boots",
         })

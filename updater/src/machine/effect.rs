@@ -166,8 +166,9 @@ pub struct Blame {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     pub event: Happened,
-    pub version: Version,
-    pub root_hash: RootHash,
+    /// The release that it is about, if any.
+    pub version: Option<Version>,
+    pub root_hash: Option<RootHash>,
     pub slot: Option<Slot>,
     pub message: String,
     /// The name of the error, if it is one.

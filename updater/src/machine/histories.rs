@@ -218,15 +218,18 @@ impl Model {
         };
         let order = self.order.take()?;
         let report = match (order.first(), &result) {
-            (Some(Effect::Refresh), Ok(())) => Report::Refreshed(Box::new(Offer {
-                channel: Channel {
-                    channel: ChannelName::parse("stable").unwrap(),
-                    release: release.version.clone(),
-                    releases: vec![release.version.clone()],
-                    rollout: None,
-                },
-                versions: vec![release.version.clone()],
-            })),
+            (Some(Effect::Refresh), Ok(())) => Report::Refreshed {
+                offer: Box::new(Offer {
+                    channel: Channel {
+                        channel: ChannelName::parse("stable").unwrap(),
+                        release: release.version.clone(),
+                        releases: vec![release.version.clone()],
+                        rollout: None,
+                    },
+                    versions: vec![release.version.clone()],
+                }),
+                node: now,
+            },
             (Some(Effect::Resolve { .. }), Ok(())) => Report::Resolved(release),
             _ => Report::Ended { result, node: now },
         };

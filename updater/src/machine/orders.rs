@@ -6,8 +6,10 @@ use release::Release;
 use super::effect::{Blame, Effect, Note};
 use super::watch::{end_watch, record_good, spare_unwatched, tell_departure};
 use super::words::{Complaint, Outcome, Target};
+use crate::admit::Ask;
 use crate::node::{Node, Often, SlotStatus, Standing, Way};
 use crate::records::{Departure, Happened};
+use crate::refusal::Failure;
 
 /// The fewest tries of a trial that a one-shot wish starts. It is started once,
 /// and must have one left while it runs: when it is good, the newer release
@@ -51,8 +53,8 @@ pub(crate) fn blessed(node: &Node) -> Vec<Effect> {
     let (event, slot) = (Happened::Good, Some(node.booted.slot));
     let note = Note {
         event,
-        version: version.clone(),
-        root_hash,
+        version: Some(version.clone()),
+        root_hash: Some(root_hash),
         slot,
         message: String::new(),
         error: None,
@@ -130,8 +132,8 @@ pub(super) fn condemn(node: &Node, complaint: Complaint) -> Vec<Effect> {
     let (event, slot) = (Happened::Bad, Some(node.booted.slot));
     effects.push(Effect::Remember(Note {
         event,
-        version,
-        root_hash,
+        version: Some(version),
+        root_hash: Some(root_hash),
         slot,
         message: reason,
         error: None,
@@ -193,8 +195,8 @@ pub(super) fn stage(node: &Node, release: Release, tries: u32, way: Way) -> Vec<
         },
         Effect::Remember(Note {
             event: Happened::Staged,
-            version,
-            root_hash,
+            version: Some(version),
+            root_hash: Some(root_hash),
             slot: Some(spare),
             message: String::new(),
             error: None,
@@ -243,13 +245,25 @@ pub(super) fn clear_stage(
     let slot = Some(node.spare.slot);
     effects.push(Effect::Remember(Note {
         event,
-        version,
-        root_hash,
+        version: Some(version),
+        root_hash: Some(root_hash),
         slot,
         message,
         error,
     }));
     effects
+}
+
+/// What is written down of a stage whose release file could not be had.
+pub(super) fn note_unresolved(ask: &Ask, failure: &Failure) -> Effect {
+    Effect::Remember(Note {
+        event: Happened::StageFailed,
+        version: ask.version.clone(),
+        root_hash: None,
+        slot: None,
+        message: failure.message.clone(),
+        error: Some(failure.name),
+    })
 }
 
 /// A slot that was good once gets its tries back.
@@ -274,8 +288,8 @@ pub(super) fn rearm(node: &Node, target: &Target, way: Way, reason: String) -> V
         Effect::Rearm { entry, tries, way },
         Effect::Remember(Note {
             event: Happened::RollbackRequested,
-            version,
-            root_hash,
+            version: Some(version),
+            root_hash: Some(root_hash),
             slot: Some(spare),
             message: reason,
             error: None,

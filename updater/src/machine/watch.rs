@@ -97,8 +97,8 @@ pub(crate) fn tell_departure(node: &Node, gone: &GaveWay) -> Vec<Effect> {
     )));
     effects.push(Effect::Remember(Note {
         event: Happened::GaveWay,
-        version,
-        root_hash,
+        version: Some(version),
+        root_hash: Some(root_hash),
         slot: Some(slot),
         message: reason,
         error: None,

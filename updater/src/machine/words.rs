@@ -40,7 +40,7 @@ pub enum State {
         root_hash: RootHash,
         going: Going,
     },
-    /// Undoes an unfinished stage or rollback.
+    /// Undoes an unfinished stage or rollback, and writes down how it ended.
     Clearing { node: Box<Node>, outcome: Outcome },
     /// Checks and arms what the spare slot holds.
     RollingBack {
@@ -154,8 +154,12 @@ pub struct Complaint {
 /// What the hands say, once per order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
-    /// The repository has answered; nothing on this node has changed.
-    Refreshed(Box<Offer>),
+    /// The repository has answered. `node` is what the disk says now, if anything of that was
+    /// written down.
+    Refreshed {
+        offer: Box<Offer>,
+        node: Option<Box<Node>>,
+    },
     /// The release file is here; nothing on this node has changed.
     Resolved(Box<Release>),
     /// The order has ended. `node` is what the disk says now, if it could be

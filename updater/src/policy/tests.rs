@@ -97,6 +97,7 @@ struct Case {
     state: State,
     offer: Option<Offer>,
     last_check: Option<Timestamp>,
+    word: Word,
     last_attempt: Option<Attempt>,
     machine_id: MachineId,
     now: Timestamp,
@@ -109,6 +110,7 @@ impl Case {
             state: rest(Box::new(node)),
             offer: Some(offer(offered)),
             last_check: Some(at("2026-11-21T15:50:00Z")),
+            word: Word::Heard,
             last_attempt: None,
             machine_id: MachineId::new("00000000000000000000000000000000\n"),
             now: at(NOW),
@@ -120,6 +122,7 @@ impl Case {
             state: &self.state,
             offer: self.offer.as_ref(),
             last_check: self.last_check,
+            word: self.word,
             last_attempt: self.last_attempt.as_ref(),
             machine_id: &self.machine_id,
         };
@@ -207,6 +210,18 @@ fn nothing_is_staged_or_rebooted_on_an_old_word_of_the_channel() {
             Decision::Stage(_) | Decision::Reboot
         ));
     }
+}
+
+#[test]
+fn nothing_is_staged_or_rebooted_on_a_word_that_an_earlier_run_has_heard() {
+    for node in [node(), with_staged("1.3")] {
+        let mut case = Case::new(Automatic::Reboot, node, "1.3");
+        case.word = Word::Remembered;
+        assert_eq!(case.decide(), Decision::Check);
+    }
+    let mut case = Case::new(Automatic::Reboot, node(), "1.2");
+    case.word = Word::Remembered;
+    assert_eq!(case.held(), "up-to-date", "and it is not asked for again");
 }
 
 #[test]

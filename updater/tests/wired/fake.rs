@@ -133,6 +133,7 @@ fn record_name(record: Record) -> &'static str {
         Record::Verdict => "verdict",
         Record::Totals => "totals",
         Record::Reading => "reading",
+        Record::Checks => "checks",
         Record::Boots => "boots",
     }
 }

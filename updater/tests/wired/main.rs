@@ -9,6 +9,8 @@ mod barrier;
 #[cfg(test)]
 mod bus;
 #[cfg(test)]
+mod checks;
+#[cfg(test)]
 mod clock;
 #[cfg(test)]
 mod cuts;

@@ -7,7 +7,7 @@ use super::gate::bad;
 use super::network::version;
 use super::stages::Stand;
 
-const RECORDS: [(Record, &str); 10] = [
+const RECORDS: [(Record, &str); 11] = [
     (Record::Trial, "trial"),
     (Record::LastGood, "last-good"),
     (Record::LastRollback, "last-rollback"),
@@ -17,6 +17,7 @@ const RECORDS: [(Record, &str); 10] = [
     (Record::Verdict, "verdict"),
     (Record::Totals, "totals"),
     (Record::Reading, "reading"),
+    (Record::Checks, "checks"),
     (Record::Boots, "boots"),
 ];
 
@@ -116,6 +117,7 @@ async fn what_could_not_be_read_is_not_written_over_and_what_was_missed_is_made_
             | Record::Verdict
             | Record::Totals
             | Record::Reading
+            | Record::Checks
             | Record::Boots => {
                 let last = node.history.last().unwrap();
                 assert_eq!(

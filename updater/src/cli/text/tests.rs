@@ -242,6 +242,29 @@ fn the_history_is_a_table_newest_first() {
             unit: Some("bistable-health-gate.service".to_owned()),
             ..entry("2026-05-01T11:00:00Z", "good", "1.2.0", "")
         },
+        Entry {
+            version: None,
+            slot: None,
+            who: Some("policy".to_owned()),
+            ..entry(
+                "2026-05-01T10:00:00Z",
+                "check-recovered",
+                "",
+                "after 37 checks that failed, the first 2026-05-01 00:45 UTC (RepositoryUnreachable)",
+            )
+        },
+        Entry {
+            version: None,
+            slot: None,
+            who: Some("policy".to_owned()),
+            error: Some("RepositoryUnreachable".to_owned()),
+            ..entry(
+                "2026-05-01T00:45:00Z",
+                "check-failed",
+                "",
+                "https://updates.example.net/bistable/ cannot be reached: no route to host",
+            )
+        },
     ];
     insta::assert_snapshot!(history(&entries));
 }
