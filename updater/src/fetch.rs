@@ -40,7 +40,7 @@ use self::crew::Crew;
 pub use self::http::{BuildClientError, Client, build_client, build_gateway_client, chain};
 pub(crate) use self::http::{Failure, Question, check_answer, request};
 use self::line::{Line, Way};
-use self::missing::Missing;
+pub(crate) use self::missing::Missing;
 pub use self::patience::Patience;
 use self::servers::Servers;
 use self::taker::{Ended, Share, Taker};

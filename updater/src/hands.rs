@@ -24,8 +24,8 @@ use crate::node::{Node, Way};
 use crate::observe::observe;
 use crate::policy::Source;
 use crate::ports::{
-    BootControl, Clock, Console, DiskQueue, Fetch, Pace, Power, Record, Records, Releases,
-    ReleasesError, Slots, Stop,
+    BootControl, Clock, Console, DiskQueue, Fetch, KeptPieces, Pace, Power, Record, Records,
+    Releases, ReleasesError, Slots, Stop,
 };
 use crate::pstore::{self, Dump};
 use crate::records::{
@@ -61,8 +61,8 @@ pub struct Hands<D, N, C> {
 }
 
 /// Everything on the disk side in one bound.
-pub trait Device: Slots + Pace + BootControl + Records + Console + Power {}
-impl<T: Slots + Pace + BootControl + Records + Console + Power> Device for T {}
+pub trait Device: Slots + Pace + BootControl + KeptPieces + Records + Console + Power {}
+impl<T: Slots + Pace + BootControl + KeptPieces + Records + Console + Power> Device for T {}
 
 /// Everything on the network side in one bound.
 pub trait Network: Releases + Fetch {}
@@ -232,6 +232,9 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                     .publish_temporary(&entry)
                     .map_err(|source| esp("make the kernel image an entry", source))?;
                 ask_for(device, &entry, *way)?;
+                if let Err(error) = device.forget_pieces() {
+                    tracing::warn!(%error, "what came of the kernel image stays in /var");
+                }
                 meter.complete();
                 Ok(())
             }

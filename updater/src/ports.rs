@@ -24,7 +24,7 @@ use std::time::Duration;
 use partition_layout::{
     BootEntry, REMOVED_NAME, RootHash, Slot, SlotContent, Version, is_temporary_name,
 };
-use release::{Blob, Channel, Release};
+use release::{Blob, Channel, Digest, Release};
 use tokio::sync::watch;
 
 use crate::pstore::DumpFile;
@@ -569,6 +569,23 @@ pub trait Records: Send + Sync {
     /// Returns what kernels that panicked have left behind, as far as it can be
     /// read.
     fn dumps(&self) -> Vec<DumpFile>;
+}
+
+/// What has come of a kernel image, or of a patch of one: kept piece by piece until a release is
+/// armed, so that none comes twice after a cut. It lies where a file system with a journal is, as
+/// nothing can be made of a file that FAT was writing when the power failed. Nobody believes it: the
+/// digest of the whole image has the last word.
+pub trait KeptPieces: Send + Sync {
+    /// Hands the pieces that are kept of the blob with this digest to `sink`, in the order in which
+    /// they came, until it says stop.
+    fn replay(&self, blob: &Digest, sink: &mut dyn FnMut(u64, &[u8]) -> Verdict) -> io::Result<()>;
+
+    /// Keeps one more; those of another blob go. It may still be in a cache on return, but no more
+    /// than a few MiB of all of them are. Fails while the disk is nearly full.
+    fn keep(&self, blob: &Digest, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Forgets them all. None is no error.
+    fn forget_pieces(&self) -> io::Result<()>;
 }
 
 /// How the machine goes down.

@@ -3,18 +3,24 @@
 //! name that boots nothing, and read back.
 //!
 //! It has no hash tree: what a patch made is proved by the digest of the whole,
-//! and if it is wrong, the whole is fetched.
+//! and if it is wrong, the whole is fetched. Nor can it go on from what lies on
+//! the EFI system partition after a cut. So the pieces that come are [kept]
+//! beside it until the release is armed.
+
+mod kept;
 
 use partition_layout::BootEntry;
 use release::limits::{BLOCK_SIZE, MAX_UKI_BYTES};
 use release::pack::{Frame, PackShape};
-use release::{Digest, Release};
+use release::{Blob, Digest, Release};
 use sha2::{Digest as _, Sha256};
 use verity::Match;
 
+use self::kept::Keeper;
+use crate::fetch::Missing;
 use crate::meter::Meter;
 use crate::plan::{Alternative, Method, PlanPart, WhyNot, choose};
-use crate::ports::{BootControl, Fetch, Pace, Slots, Stop, Verdict};
+use crate::ports::{BootControl, Fetch, KeptPieces, Pace, Slots, Stop, Verdict};
 use crate::refusal::Chain;
 use crate::stage::{
     Bench, CHUNK, FrameTarget, Frames, PackInUse, Recipe, Source, digest, fetched, len, memory,
@@ -62,7 +68,7 @@ fn esp(doing: &'static str) -> impl Fn(std::io::Error) -> StageError {
     move |source| StageError::Esp { doing, source }
 }
 
-impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
+impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
     /// Writes the kernel image of `release`. On return it is on the medium,
     /// and has been read back from there.
     pub fn write_kernel(&mut self, release: &Release) -> Result<(), StageError> {
@@ -94,7 +100,9 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
             other => other,
         }
     }
+}
 
+impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
     /// Shows the ways by which the kernel image can come.
     pub(crate) fn plan_kernel(&mut self, release: &Release) -> Result<(), StageError> {
         self.compare_kernel_ways(release).map(drop)
@@ -205,7 +213,9 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
             }
         }
     }
+}
 
+impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
     fn copy_kernel(&self, booted: &BootedKernel) -> Result<(), StageError> {
         let mut buffer = vec![0; CHUNK];
         let mut offset = 0;
@@ -232,27 +242,101 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
             stop,
             booted,
             size,
+            source: Source::There,
         };
         let (blob, mut failed) = (&pack.pack.blob, None);
-        let ranges = &recipe.packed;
-        let result = self
-            .network
-            .fetch_ranges(blob, ranges, stop, &mut |offset, bytes| {
-                let verdict = frames.push(offset, bytes, &mut into);
-                verdict.unwrap_or_else(|error| {
-                    failed = Some(error);
-                    Verdict::Stop
-                })
-            });
+        let mut missing = Missing::of(&recipe.packed, blob.size);
+        let mut keeper = Keeper::new(device, blob);
+        let mut take = |offset, bytes: &[u8], into: &mut KernelFrames<'_, D>| {
+            let verdict = frames.push(offset, bytes, into);
+            verdict.unwrap_or_else(|error| {
+                failed = Some(error);
+                Verdict::Stop
+            })
+        };
+        keeper.replay(&mut |offset, bytes| {
+            let end = offset.saturating_add(len(bytes));
+            let verdict = take(offset, bytes, &mut into);
+            // A frame that is bad is asked for again, with all that is not whole blocks.
+            if verdict == Verdict::Taken && lies_on_blocks(offset, end, blob) {
+                missing.remove(offset..end);
+            }
+            verdict
+        });
+        into.source = Source::Network;
+        let ranges: Vec<_> = missing.parts().collect();
+        let result = match ranges.is_empty() {
+            true => Ok(()),
+            false => self
+                .network
+                .fetch_ranges(blob, &ranges, stop, &mut |offset, bytes| {
+                    let verdict = take(offset, bytes, &mut into);
+                    if verdict == Verdict::Taken {
+                        keeper.keep(offset, bytes);
+                    }
+                    verdict
+                }),
+        };
         fetched("patch of the kernel image", result, failed, stop)
     }
 
     fn fetch_kernel(&mut self, release: &Release) -> Result<(), StageError> {
         let blob = &release.blobs.uki;
+        let begun = self.put_kept(blob)?;
+        if begun.offset > 0 {
+            match self.fetch_rest(blob, begun) {
+                Err(error @ StageError::BlobDigest { .. }) => {
+                    tracing::warn!(%error, "what was kept of the kernel image is of no use");
+                    Keeper::new(self.device, blob).forget();
+                }
+                done => return done,
+            }
+        }
+        self.fetch_rest(blob, Begun::default())
+    }
+
+    /// Puts what is kept of the kernel image's beginning in its place.
+    fn put_kept(&self, blob: &Blob) -> Result<Begun, StageError> {
         let (device, meter, stop) = (self.device, self.meter, self.stop);
-        let (mut hasher, mut offset, mut failed) = (Sha256::new(), 0, None);
-        let result = self.network.fetch(blob, 0, stop, &mut |bytes| {
+        let (mut begun, mut failed) = (Begun::default(), None);
+        Keeper::new(device, blob).replay(&mut |offset, bytes| {
+            let end = offset.saturating_add(len(bytes));
+            if offset != begun.offset || end > blob.size {
+                return Verdict::Stop;
+            }
+            if let Err(error) = put(device, meter, stop, offset, bytes, Source::There) {
+                failed = Some(error);
+                return Verdict::Stop;
+            }
+            begun.hasher.update(bytes);
+            begun.offset = end;
+            Verdict::Taken
+        });
+        failed.map_or(Ok(begun), Err)
+    }
+
+    fn fetch_rest(&mut self, blob: &Blob, begun: Begun) -> Result<(), StageError> {
+        let (device, meter, stop) = (self.device, self.meter, self.stop);
+        let start = begun.offset;
+        let (mut hasher, mut offset, mut failed) = (begun.hasher, start, None);
+        let mut keeper = Keeper::new(device, blob);
+        let check = |hasher: &mut Sha256| {
+            let found = digest(std::mem::take(hasher));
+            if found == blob.sha256 {
+                return Ok(());
+            }
+            Err(StageError::BlobDigest {
+                what: KERNEL,
+                found,
+                expected: blob.sha256,
+            })
+        };
+        if start == blob.size {
+            return check(&mut hasher);
+        }
+        let result = self.network.fetch(blob, start, stop, &mut |bytes| {
             hasher.update(bytes);
+            keeper.keep(offset, bytes);
             if let Err(error) = put(device, meter, stop, offset, bytes, Source::Network) {
                 failed = Some(error);
                 return Verdict::Stop;
@@ -261,16 +345,16 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
             if offset < blob.size {
                 return Verdict::Taken;
             }
-            offset = 0;
-            let found = digest(std::mem::take(&mut hasher));
-            if found == blob.sha256 {
+            offset = start;
+            let Err(error) = check(&mut hasher) else {
                 return Verdict::Taken;
+            };
+            failed = Some(error);
+            if start > 0 {
+                // Whoever gave the beginning may be to blame.
+                return Verdict::Stop;
             }
-            failed = Some(StageError::BlobDigest {
-                what: KERNEL,
-                found,
-                expected: blob.sha256,
-            });
+            keeper.forget();
             Verdict::BadWhole
         });
         fetched(KERNEL, result, failed, stop)
@@ -320,6 +404,19 @@ fn put(
     step(device, stop, len(bytes))
 }
 
+/// How much of the kernel image is in its place.
+#[derive(Debug, Default)]
+struct Begun {
+    hasher: Sha256,
+    offset: u64,
+}
+
+/// Returns whether a piece is such as servers are asked for.
+fn lies_on_blocks(start: u64, end: u64, blob: &Blob) -> bool {
+    let end_is_one = end.is_multiple_of(BLOCK_SIZE) || end == blob.size;
+    start.is_multiple_of(BLOCK_SIZE) && end_is_one
+}
+
 /// Frames of a patch of the booted slot's kernel image.
 struct KernelFrames<'a, D> {
     device: &'a D,
@@ -327,6 +424,8 @@ struct KernelFrames<'a, D> {
     stop: &'a Stop,
     booted: &'a BootedKernel,
     size: u64,
+    /// Where what comes now comes from.
+    source: Source,
 }
 
 impl<D: BootControl + Pace> FrameTarget for KernelFrames<'_, D> {
@@ -366,7 +465,7 @@ impl<D: BootControl + Pace> FrameTarget for KernelFrames<'_, D> {
                 .expect("a frame unpacks to its blocks");
             rest = later;
             let (device, meter, stop) = (self.device, self.meter, self.stop);
-            put(device, meter, stop, place.start, now, Source::Network)?;
+            put(device, meter, stop, place.start, now, self.source)?;
         }
         Ok(Match::Same)
     }

@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use partition_layout::{BootEntry, RootHash, Slot, Version};
+use release::Digest;
 use rustix::fs::{major, minor};
 use updater::host::{Paths, ThisNode};
 use updater::ports::{
-    BootControl, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
-    Restart, Slots, Stop, Stopped,
+    BootControl, Console, DiskQueue, DiskView, KeptPieces, Leftover, Pace, Part, Power, Record,
+    Records, Restart, Slots, Stop, Stopped, Verdict,
 };
 use updater::pstore::DumpFile;
 use updater::scrub::proven::Proven;
@@ -192,6 +193,20 @@ impl BootControl for BenchNode {
 
     fn release(&self) {
         self.real.release();
+    }
+}
+
+impl KeptPieces for BenchNode {
+    fn replay(&self, blob: &Digest, sink: &mut dyn FnMut(u64, &[u8]) -> Verdict) -> io::Result<()> {
+        self.real.replay(blob, sink)
+    }
+
+    fn keep(&self, blob: &Digest, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.real.keep(blob, offset, bytes)
+    }
+
+    fn forget_pieces(&self) -> io::Result<()> {
+        self.real.forget_pieces()
     }
 }
 

@@ -3,14 +3,14 @@ use std::ops::Range;
 
 /// Parts of a blob that are still wanted: sorted, disjoint, none empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Missing {
+pub(crate) struct Missing {
     /// The end of each part, by its start.
     parts: BTreeMap<u64, u64>,
 }
 
 impl Missing {
     /// Returns what `ranges` have within the first `size` bytes.
-    pub(super) fn of(ranges: &[Range<u64>], size: u64) -> Self {
+    pub(crate) fn of(ranges: &[Range<u64>], size: u64) -> Self {
         let mut missing = Self::default();
         for range in ranges {
             missing.add(range.start..range.end.min(size));
@@ -18,7 +18,7 @@ impl Missing {
         missing
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
@@ -32,7 +32,7 @@ impl Missing {
         self.parts.iter().map(|(start, end)| end - start).sum()
     }
 
-    pub(super) fn parts(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.parts.iter().map(|(start, end)| *start..*end)
     }
 
@@ -59,7 +59,7 @@ impl Missing {
     }
 
     /// Takes out whatever lies in `range`.
-    pub(super) fn remove(&mut self, range: Range<u64>) {
+    pub(crate) fn remove(&mut self, range: Range<u64>) {
         while let Some(part) = self
             .next_from(range.start)
             .filter(|part| part.start < range.end)

@@ -8,6 +8,7 @@ pub(crate) mod durable;
 mod esp;
 mod io_class;
 mod names;
+mod pieces;
 mod power;
 mod pressure;
 mod pstore;
@@ -23,11 +24,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use partition_layout::{BootEntry, RootHash, Slot, TEMPORARY_NAME, Version};
+use release::Digest;
 use rustix::fs::OFlags;
 
 pub use self::clock::SystemClock;
 use self::disk::Disk;
 use self::esp::{Esp, MountedEsp, Purpose};
+use self::pieces::PieceFile;
 pub use self::power::Switch;
 pub use self::pressure::OtherGroups;
 use self::records::RecordFolder;
@@ -36,8 +39,8 @@ use self::sysfs::RootDevice;
 use self::variables::Variables;
 use crate::pace::{Pacer, Rests};
 use crate::ports::{
-    BootControl, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
-    Restart, Slots, Stop, Stopped,
+    BootControl, Console, DiskQueue, DiskView, KeptPieces, Leftover, Pace, Part, Power, Record,
+    Records, Restart, Slots, Stop, Stopped, Verdict,
 };
 use crate::pstore::DumpFile;
 use crate::scrub::proven::Proven;
@@ -95,6 +98,7 @@ pub struct ThisNode {
     esp: Esp,
     variables: Variables,
     records: RecordFolder,
+    pieces: PieceFile,
     switch: Switch,
     console: PathBuf,
     dumps: Vec<PathBuf>,
@@ -109,6 +113,7 @@ impl ThisNode {
             esp: Esp::new(paths.esp_mount.clone()),
             variables: Variables::new(paths.efi_variables.clone()),
             records: RecordFolder::new(&paths),
+            pieces: PieceFile::new(paths.state.join("kernel.pieces")),
             switch: Switch::new(bus),
             console: paths.console.clone(),
             dumps: paths.dumps.clone(),
@@ -289,6 +294,20 @@ impl Records for ThisNode {
 
     fn dumps(&self) -> Vec<DumpFile> {
         pstore::read(&self.dumps)
+    }
+}
+
+impl KeptPieces for ThisNode {
+    fn replay(&self, blob: &Digest, sink: &mut dyn FnMut(u64, &[u8]) -> Verdict) -> io::Result<()> {
+        self.pieces.replay(blob, sink)
+    }
+
+    fn keep(&self, blob: &Digest, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.pieces.keep(blob, offset, bytes)
+    }
+
+    fn forget_pieces(&self) -> io::Result<()> {
+        self.pieces.forget()
     }
 }
 

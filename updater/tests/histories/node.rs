@@ -11,10 +11,11 @@ use partition_layout::{
     BootEntry, DiskLayout, REMOVED_NAME, RootHash, Slot, SlotLabel, SlotPartitions, TEMPORARY_NAME,
     Version, is_temporary_name, relabel,
 };
+use release::Digest;
 use tokio::sync::watch;
 use updater::ports::{
-    BootControl, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
-    Restart, SlotOnDisk, Slots, Stop, Stopped,
+    BootControl, Console, DiskQueue, DiskView, KeptPieces, Leftover, Pace, Part, Power, Record,
+    Records, Restart, SlotOnDisk, Slots, Stop, Stopped, Verdict,
 };
 use updater::pstore::DumpFile;
 use updater::scrub::proven::Proven;
@@ -53,6 +54,8 @@ pub(crate) struct World {
     pub(crate) vfat: Vfat,
     mounted: Option<Purpose>,
     pub(crate) records: HashMap<Record, Vec<u8>>,
+    /// What has come of a kernel image.
+    pieces: Option<(Digest, Vec<(u64, Vec<u8>)>)>,
     pub(crate) dumps: Vec<DumpFile>,
     pub(crate) one_shot: Option<String>,
     pub(crate) has_variables: bool,
@@ -280,6 +283,7 @@ impl SimNode {
             vfat,
             mounted: None,
             records: HashMap::new(),
+            pieces: None,
             dumps: Vec::new(),
             one_shot: None,
             has_variables: true,
@@ -346,6 +350,13 @@ impl SimNode {
         world.vfat.lose_power();
         world.disk.lose_power(&mut world.dice);
         (world.mounted, world.settled, world.reboots) = (None, false, false);
+        if let Some((_, pieces)) = &mut world.pieces {
+            // What was in the cache is lost, and what was written last may be anything.
+            pieces.truncate(world.dice.below(pieces.len() + 1));
+            if let Some((_, last)) = pieces.last_mut().filter(|_| world.dice.one_in(4)) {
+                last.fill(0);
+            }
+        }
         (world.bad_write, world.wrong, world.hold) = (None, None, None);
     }
 }
@@ -632,6 +643,35 @@ impl Records for SimNode {
 
     fn dumps(&self) -> Vec<DumpFile> {
         self.called().dumps.clone()
+    }
+}
+
+impl KeptPieces for SimNode {
+    fn replay(&self, blob: &Digest, sink: &mut dyn FnMut(u64, &[u8]) -> Verdict) -> io::Result<()> {
+        let kept = self.called().pieces.clone().filter(|(of, _)| of == blob);
+        for (offset, bytes) in kept.into_iter().flat_map(|(_, pieces)| pieces) {
+            if sink(offset, &bytes) == Verdict::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&self, blob: &Digest, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut world = self.called();
+        world.disk.operate()?;
+        let kept = world.pieces.take().filter(|(of, _)| of == blob);
+        let (of, mut pieces) = kept.unwrap_or((*blob, vec![]));
+        pieces.push((offset, bytes.to_vec()));
+        world.pieces = Some((of, pieces));
+        Ok(())
+    }
+
+    fn forget_pieces(&self) -> io::Result<()> {
+        let mut world = self.called();
+        world.disk.operate()?;
+        world.pieces = None;
+        Ok(())
     }
 }
 

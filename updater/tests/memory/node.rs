@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use partition_layout::{BootEntry, RootHash, Slot, SlotContent, TEMPORARY_NAME, Version};
+use release::Digest;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use updater::ports::{
-    BootControl, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
-    Restart, SlotOnDisk, Slots, Stop, Stopped,
+    BootControl, Console, DiskQueue, DiskView, KeptPieces, Leftover, Pace, Part, Power, Record,
+    Records, Restart, SlotOnDisk, Slots, Stop, Stopped, Verdict,
 };
 use updater::pstore::DumpFile;
 use updater::scrub::proven::Proven;
@@ -289,6 +290,25 @@ impl Records for Node {
 
     fn dumps(&self) -> Vec<DumpFile> {
         Vec::new()
+    }
+}
+
+/// Its `/var` is full.
+impl KeptPieces for Node {
+    fn replay(
+        &self,
+        _blob: &Digest,
+        _sink: &mut dyn FnMut(u64, &[u8]) -> Verdict,
+    ) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn keep(&self, _blob: &Digest, _offset: u64, _bytes: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn forget_pieces(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -12,9 +12,10 @@ use partition_layout::{
     BootEntry, CountedName, LoaderEntry, REMOVED_NAME, RootHash, Slot, SlotContent, SortKey,
     TEMPORARY_NAME, Version, choose_entry,
 };
+use release::Digest;
 use updater::ports::{
-    BootControl, Clock, Console, DiskQueue, DiskView, Leftover, Pace, Part, Power, Record, Records,
-    Restart, SlotOnDisk, Slots, Stop, Stopped,
+    BootControl, Clock, Console, DiskQueue, DiskView, KeptPieces, Leftover, Pace, Part, Power,
+    Record, Records, Restart, SlotOnDisk, Slots, Stop, Stopped, Verdict,
 };
 use updater::pstore::DumpFile;
 use updater::scrub::proven::Proven;
@@ -82,6 +83,8 @@ struct World {
     /// What kernels that panicked have left in the firmware.
     dumps: Vec<DumpFile>,
     records_full: bool,
+    /// What has come of a kernel image.
+    pieces: Option<(Digest, Vec<(u64, Vec<u8>)>)>,
     one_shot: Option<String>,
     has_variables: bool,
     booted: Slot,
@@ -172,6 +175,7 @@ impl FakeNode {
             records: BTreeMap::new(),
             dumps: vec![],
             records_full: false,
+            pieces: None,
             one_shot: None,
             has_variables: true,
             booted: Slot::A,
@@ -214,6 +218,7 @@ impl FakeNode {
             esp: world.esp.clone(),
             records: world.records.clone(),
             dumps: world.dumps.clone(),
+            pieces: world.pieces.clone(),
             one_shot: world.one_shot.clone(),
             booted_version: world.booted_version.clone(),
             kinds: world.kinds.clone(),
@@ -314,6 +319,17 @@ impl FakeNode {
         self.world()
             .records
             .insert(record_name(record), content.as_bytes().to_vec());
+    }
+
+    /// Changes what is kept of a kernel image.
+    pub(crate) fn spoil_pieces(&self, change: impl Fn(&mut u64, &mut Vec<u8>)) {
+        let mut world = self.world();
+        let kept = world.pieces.iter_mut().flat_map(|(_, pieces)| pieces);
+        kept.for_each(|(offset, bytes)| change(offset, bytes));
+    }
+
+    pub(crate) fn keeps_pieces(&self) -> bool {
+        self.world().pieces.is_some()
     }
 
     pub(crate) fn record(&self, record: Record) -> Option<String> {
@@ -886,6 +902,44 @@ impl Records for FakeNode {
 
     fn dumps(&self) -> Vec<DumpFile> {
         self.world().dumps.clone()
+    }
+}
+
+impl KeptPieces for FakeNode {
+    fn replay(&self, blob: &Digest, sink: &mut dyn FnMut(u64, &[u8]) -> Verdict) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("replay-pieces")?;
+        let kept = world.pieces.clone().filter(|(of, _)| of == blob);
+        // The sink works on this node too.
+        drop(world);
+        let pieces = kept.into_iter().flat_map(|(_, pieces)| pieces);
+        for (offset, bytes) in pieces {
+            if sink(offset, &bytes) == Verdict::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&self, blob: &Digest, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("keep-piece")?;
+        if world.records_full {
+            world.pieces = None;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let kept = world.pieces.take().filter(|(of, _)| of == blob);
+        let (of, mut pieces) = kept.unwrap_or((*blob, vec![]));
+        pieces.push((offset, bytes.to_vec()));
+        world.pieces = Some((of, pieces));
+        Ok(())
+    }
+
+    fn forget_pieces(&self) -> io::Result<()> {
+        let mut world = self.world();
+        world.operation("forget-pieces")?;
+        world.pieces = None;
+        Ok(())
     }
 }
 

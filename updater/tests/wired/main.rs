@@ -38,6 +38,8 @@ mod network;
 mod packs;
 #[cfg(test)]
 mod pauses;
+#[cfg(test)]
+mod pieces;
 mod scrub;
 #[cfg(test)]
 mod sources;
