@@ -350,13 +350,15 @@ fn fate(trial: &Trial, seen: &Observed, node: &Node) -> Fate {
         Some(_) | None => {}
     }
     let Some(entry) = &node.spare.entry else {
-        // What was said of the trial comes first: a removal that was cut short may have left
-        // something behind that looks like a stage that was.
-        return if is_told(trial, seen) {
+        // In the boot that armed it nothing was tried. Else what was said of the trial comes first: a
+        // removal that was cut short may have left something behind that looks like a stage that was.
+        return if same_boot {
+            Fate::NeverArmed
+        } else if is_told(trial, seen) {
             Fate::LeftAndTold(Guilt::Proven)
         } else if let Some(complaint) = complaint(trial, seen) {
             Fate::Left(complaint, Guilt::Proven)
-        } else if same_boot || seen.leftover == Leftover::Unfinished {
+        } else if seen.leftover == Leftover::Unfinished {
             // The kernel image still has its temporary name: arming is its rename.
             Fate::NeverArmed
         } else {
