@@ -328,8 +328,10 @@ impl FakeNode {
         kept.for_each(|(offset, bytes)| change(offset, bytes));
     }
 
-    pub(crate) fn keeps_pieces(&self) -> bool {
-        self.world().pieces.is_some()
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let world = self.world();
+        let kept = world.pieces.iter().flat_map(|(_, pieces)| pieces);
+        kept.map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
     pub(crate) fn record(&self, record: Record) -> Option<String> {
