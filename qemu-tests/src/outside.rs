@@ -4,6 +4,7 @@
 //! that share nothing with the daemon's way of looking at a running disk.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -140,6 +141,36 @@ impl OutsideDisk {
             .context("there is no boot entry")
     }
 
+    /// Returns what the kernel image of the boot entry `name` holds.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the ESP cannot be read, or has no such entry.
+    pub fn kernel(&self, name: &str) -> Result<Vec<u8>> {
+        let (extents, size) = self.kernel_extents(name)?;
+        let file = self.file()?;
+        let mut kernel = Vec::new();
+        for extent in extents {
+            let mut bytes = vec![0; usize::try_from(extent.end - extent.start)?];
+            file.read_exact_at(&mut bytes, extent.start)?;
+            kernel.append(&mut bytes);
+        }
+        kernel.truncate(usize::try_from(size)?);
+        Ok(kernel)
+    }
+
+    /// Returns where it lies, and its size.
+    pub(crate) fn kernel_extents(&self, name: &str) -> Result<(Vec<Range<u64>>, u64)> {
+        let esp = Esp::read(&self.file()?, &self.layout.esp)
+            .with_context(|| format!("cannot read the ESP of {}", self.path.display()))?;
+        let mut files = esp.files.into_iter();
+        let found = files.find(|file| file.file_name == name);
+        let found = found.with_context(|| format!("there is no {name} on the ESP"))?;
+        let extents = found.extents;
+        let extents = extents.with_context(|| format!("cannot follow {name} on the ESP"))?;
+        Ok((extents, found.size))
+    }
+
     /// Returns the disk's image.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -204,14 +235,30 @@ impl OutsideDisk {
         if offset >= root.len {
             bail!("slot {slot} has no byte {offset}");
         }
+        self.flip_at(root.start + offset)
+    }
+
+    /// Flips one bit of the kernel image of the boot entry `name`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no such entry.
+    pub fn flip_in_kernel(&self, name: &str) -> Result<()> {
+        let (extents, _) = self.kernel_extents(name)?;
+        let extent = extents.first();
+        let extent = extent.with_context(|| format!("{name} is empty"))?;
+        self.flip_at(u64::midpoint(extent.start, extent.end))
+    }
+
+    fn flip_at(&self, place: u64) -> Result<()> {
         let file = File::options()
             .read(true)
             .write(true)
             .open(&self.path)
             .with_context(|| format!("cannot open {}", self.path.display()))?;
         let mut byte = [0u8];
-        file.read_exact_at(&mut byte, root.start + offset)?;
-        file.write_all_at(&byte.map(|value| value ^ 1), root.start + offset)?;
+        file.read_exact_at(&mut byte, place)?;
+        file.write_all_at(&byte.map(|value| value ^ 1), place)?;
         Ok(())
     }
 }

@@ -348,7 +348,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         };
         let (event, message, failure) = match mender.mend(blocks) {
             Ok(mended) if mended == Mended::default() => return Ok(()),
-            Ok(mended) if mended.lost.is_empty() => (Happened::Mended, mended.describe(), None),
+            Ok(mended) if mended.is_whole() => (Happened::Mended, mended.describe(), None),
             Ok(mended) => {
                 let message = mended.describe();
                 let failure = Failure {

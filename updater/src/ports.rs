@@ -28,6 +28,7 @@ use release::{Blob, Channel, Digest, Release};
 use tokio::sync::watch;
 
 use crate::pstore::DumpFile;
+use crate::scrub::kernel::KernelBlocks;
 use crate::scrub::proven::Proven;
 
 /// A cause that another library made.
@@ -497,6 +498,12 @@ pub trait BootControl: Send + Sync {
     /// bytes there were: less than it has room for only at the end.
     fn read_entry(&self, entry: &BootEntry, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
+    /// Writes `sound` over what is in its places in the kernel image of `entry`, which keeps
+    /// its clusters, its length and its name. Each block has reached the medium on return, and
+    /// wherever the power fails, each is as it was or as it should be. Fails when the image
+    /// ends before one of them does.
+    fn mend_entry(&self, entry: &BootEntry, sound: &KernelBlocks) -> io::Result<()>;
+
     /// Makes the temporary image the entry `entry`, by one rename.
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()>;
 
@@ -539,6 +546,8 @@ pub enum Record {
     Reading,
     /// How the checks of the repository went.
     Checks,
+    /// The digest that the booted kernel image should have.
+    Kernel,
     /// The boots that have reached userspace; systemd-tmpfiles adds a line for
     /// each, and the daemon shortens it.
     Boots,

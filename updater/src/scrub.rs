@@ -4,11 +4,13 @@
 //! raw partition ─▶ each block against the hash tree ─▶ what is rotten ─▶ the hands mend it
 //! ```
 //! It reads below dm-verity, which restarts the machine at the first rotten
-//! block that anybody reads: what is found here, before, can be mended in peace.
+//! block that anybody reads: what is found here, before, can be mended in peace. The
+//! kernel image, which has no tree, the hands look at themselves when all else is read.
 //! Start reading at [`read_through`].
 
 pub mod erofs;
 pub mod keeper;
+pub mod kernel;
 pub mod mend;
 pub mod proven;
 mod tree;

@@ -178,21 +178,37 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
     /// Reads the booted slot's kernel image through. One that cannot be read is
     /// of no use, and no more than that.
     fn booted_kernel(&self) -> Result<Option<BootedKernel>, StageError> {
+        let Some(entry) = self.booted_entry() else {
+            return Ok(None);
+        };
+        let read = self.read_kernel(&entry)?;
+        Ok(read.map(|(size, sha256)| BootedKernel {
+            entry,
+            size,
+            sha256,
+        }))
+    }
+
+    /// Returns the boot entry of the release that runs, unless there is none.
+    pub(crate) fn booted_entry(&self) -> Option<BootEntry> {
         let find = || {
             let version = self.device.view()?.booted_version;
             let mut entries = self.device.entries()?.into_iter();
             Ok(entries.find(|entry| entry.version == version))
         };
-        let complain = |error: &std::io::Error| {
-            tracing::warn!(%error, "the booted kernel image cannot be read");
-        };
         let found: std::io::Result<Option<BootEntry>> = find();
-        let Ok(Some(entry)) = found.inspect_err(complain) else {
-            return Ok(None);
-        };
+        found.inspect_err(complain).ok().flatten()
+    }
+
+    /// Reads a kernel image through, and returns its size and digest. `None` if it
+    /// cannot be read; what else there is to fail is a stop.
+    pub(crate) fn read_kernel(
+        &self,
+        entry: &BootEntry,
+    ) -> Result<Option<(u64, Digest)>, StageError> {
         let (mut hasher, mut size, mut buffer) = (Sha256::new(), 0_u64, vec![0; CHUNK]);
         loop {
-            let read = self.device.read_entry(&entry, size, &mut buffer);
+            let read = self.device.read_entry(entry, size, &mut buffer);
             let Ok(count) = read.inspect_err(complain) else {
                 return Ok(None);
             };
@@ -204,12 +220,7 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
                 return Ok(None);
             }
             if count < CHUNK {
-                let sha256 = digest(hasher);
-                return Ok(Some(BootedKernel {
-                    entry,
-                    size,
-                    sha256,
-                }));
+                return Ok(Some((size, digest(hasher))));
             }
         }
     }
@@ -387,6 +398,10 @@ impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
             Err(StageError::KernelReadBack { found, expected })
         }
     }
+}
+
+fn complain(error: &std::io::Error) {
+    tracing::warn!(%error, "the booted kernel image cannot be read");
 }
 
 fn put(

@@ -1,14 +1,16 @@
-//! Story 10: a block of the booted image that rots is found and mended before anybody runs into it.
+//! Story 10: a block of the booted image that rots is found and mended before anybody runs into
+//! it, and so is one of the kernel image.
 
 use anyhow::{Result, ensure};
 use partition_layout::Slot;
+use qemu_tests::bus::Bus;
 use qemu_tests::call::Call;
 use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::node::BOOT_SECONDS;
+use qemu_tests::outside::OutsideDisk;
 use qemu_tests::seat::Seat;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{expect_slots, tell};
-use serde_json::Value;
 
 use crate::tale::{EMPTY, at_rest, good};
 
@@ -24,8 +26,27 @@ const PERCENT: u64 = 72;
 /// What the files there are called.
 const FILES: &str = "(/usr/lib/modules/";
 
+/// Has the booted image read, and returns how it is told that something, which the message
+/// names, was mended.
+async fn read_and_mend(bus: &Bus, what: &str) -> Result<String> {
+    bus.scrub().await?;
+    Deadline::after(BOOT_SECONDS)
+        .until(format_args!("{what} to be mended"), async || {
+            let history = bus.history().await?;
+            let last = history.first().cloned().unwrap_or_default();
+            ensure!(last["event"] != "rotten", "it was not mended: {last}");
+            let message = last["message"].as_str().unwrap_or("").to_owned();
+            Ok(if last["event"] == "mended" && message.contains(what) {
+                Look::Found(message)
+            } else {
+                Look::NotYet(format!("the history ends with {last}"))
+            })
+        })
+        .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotten_block_of_the_booted_image_is_found_and_mended() -> Result<()> {
+async fn rotten_blocks_of_the_booted_image_and_of_its_kernel_are_found_and_mended() -> Result<()> {
     tell("rotten-block", async |story| {
         let one = story.image("1")?;
         let shop = story.open_shop(&["1"]).await?;
@@ -44,32 +65,38 @@ async fn a_rotten_block_of_the_booted_image_is_found_and_mended() -> Result<()> 
         expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
         story.step("release 1 runs, with a rotten block");
 
-        bus.scrub().await?;
-        let told = Deadline::after(BOOT_SECONDS)
-            .until("the block to be mended", async || {
-                let history = bus.history().await?;
-                let last = history.first().cloned().unwrap_or_default();
-                ensure!(last["event"] != "rotten", "it was not mended: {last}");
-                Ok(if last["event"] == "mended" {
-                    Look::Found(last)
-                } else {
-                    Look::NotYet(format!("the history ends with {last}"))
-                })
-            })
-            .await?;
-        let message = told.get("message").and_then(Value::as_str).unwrap_or("");
+        let message = read_and_mend(&bus, "block ").await?;
         ensure!(
             message.contains(FILES) && message.contains("from the repository"),
             "it was told without a file, or came from elsewhere: {message}"
         );
-        story.step(message);
+        story.step(&message);
         let mut seat = Seat::at(story, &node, &bus)?;
         let told = seat.exits(HAPPENED, 0, Deadline::after(BOOT_SECONDS));
         let told = told.await?.out;
         ensure!(told.contains("mended") && told.contains(FILES), "{told}");
 
-        let machine = node.shut_down().await?;
-        machine.disk()?.expect_root(Slot::A, &one)
+        // What the kernel image is, was written down when it was read just now.
+        let entry = one.good_entry();
+        let harm = |disk: &OutsideDisk| {
+            let sound = disk.kernel(&entry)?;
+            disk.flip_in_kernel(&entry)?;
+            ensure!(
+                disk.kernel(&entry)? != sound,
+                "the kernel image is not rotten"
+            );
+            Ok(sound)
+        };
+        let sound = node.look_at_disk(harm).await?;
+        let message = read_and_mend(&bus, "kernel image").await?;
+        story.step(&message);
+
+        let disk = node.shut_down().await?.disk()?;
+        ensure!(
+            disk.kernel(&entry)? == sound,
+            "the kernel image is not mended"
+        );
+        disk.expect_root(Slot::A, &one)
     })
     .await
 }

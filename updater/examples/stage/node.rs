@@ -13,6 +13,7 @@ use updater::ports::{
     Records, Restart, Slots, Stop, Stopped, Verdict,
 };
 use updater::pstore::DumpFile;
+use updater::scrub::kernel::KernelBlocks;
 use updater::scrub::proven::Proven;
 
 use crate::esp::EspFolder;
@@ -168,6 +169,10 @@ impl BootControl for BenchNode {
 
     fn read_entry(&self, entry: &BootEntry, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.esp.read_entry(&entry.file_name(), offset, buffer)
+    }
+
+    fn mend_entry(&self, _entry: &BootEntry, _sound: &KernelBlocks) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {

@@ -29,6 +29,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use super::aligned::Direct;
 use super::names::{Names, edit_names, images_of_others};
 use crate::ports::Leftover;
+use crate::scrub::kernel::KernelBlocks;
 
 const OPTIONS: &CStr = c"umask=0077";
 /// How much of the kernel image may be in the page cache at once.
@@ -312,6 +313,28 @@ impl MountedEsp<'_> {
 }
 
 impl MountedEsp<'_> {
+    /// Through the driver, which writes to the clusters that the file has: what a power cut
+    /// leaves of a sector is the old one or the new one.
+    pub(super) fn mend_entry(&mut self, entry: &BootEntry, sound: &KernelBlocks) -> io::Result<()> {
+        let mounted = self.get();
+        let mut files = mounted.files()?.into_iter();
+        let found = files.find(|(_, found)| found == entry);
+        let (path, _) = found.ok_or(io::ErrorKind::NotFound)?;
+        let file = OpenOptions::new().write(true).open(path)?;
+        let end = file.metadata()?.len();
+        for (offset, bytes) in sound.iter() {
+            let len = u64::try_from(bytes.len()).map_err(io::Error::other)?;
+            if offset.saturating_add(len) > end {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            file.write_all_at(bytes, offset)?;
+        }
+        file.sync_all()?;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+        drop(file);
+        mounted.sync()
+    }
+
     pub(super) fn read_entry(
         &mut self,
         entry: &BootEntry,

@@ -43,6 +43,7 @@ use crate::ports::{
     Records, Restart, Slots, Stop, Stopped, Verdict,
 };
 use crate::pstore::DumpFile;
+use crate::scrub::kernel::KernelBlocks;
 use crate::scrub::proven::Proven;
 
 /// Where the real node's parts lie.
@@ -235,6 +236,10 @@ impl BootControl for ThisNode {
 
     fn read_entry(&self, entry: &BootEntry, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.esp(Purpose::Look)?.read_entry(entry, offset, buffer)
+    }
+
+    fn mend_entry(&self, entry: &BootEntry, sound: &KernelBlocks) -> io::Result<()> {
+        self.esp(Purpose::Change)?.mend_entry(entry, sound)
     }
 
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {

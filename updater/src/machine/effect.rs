@@ -98,7 +98,8 @@ pub enum Effect {
     },
 
     // for the hands: the booted slot
-    /// Puts sound blocks in the place of rotten ones: nothing else is ever written there.
+    /// Puts sound blocks in the place of rotten ones, here and in the kernel image: nothing
+    /// else is ever written there.
     Mend {
         booted: Slot,
         version: Version,

@@ -136,7 +136,8 @@ pub enum Request {
     Forgive {
         root_hash: RootHash,
     },
-    /// Puts sound blocks in the place of those of the booted image that are rotten.
+    /// Puts sound blocks in the place of those of the booted image that are rotten, and
+    /// of those of its kernel image that are.
     Mend(Vec<u64>),
 }
 

@@ -179,8 +179,9 @@ where
         }
     }
 
-    /// Reads to the end, and has mended what was rotten. What could not be mended stays
-    /// written down.
+    /// Reads to the end, and has mended what was rotten; also the kernel image, which is not
+    /// read here: the hands alone mount the partition on which it lies. What could not be
+    /// mended stays written down.
     pub async fn read_and_mend(self: Arc<Self>) {
         let (stopper, stop) = Stopper::new();
         let ends = Ends(stopper);
@@ -188,27 +189,25 @@ where
         let read = tokio::task::spawn_blocking(move || keeper.read(&stop)).await;
         drop(ends);
         let (reading, reach) = match read {
-            Ok(Ok((reading, _))) if reading.rotten.is_empty() => {
-                tracing::info!(blocks = reading.blocks, "the booted image is sound");
-                return;
+            Ok(Ok((reading, reach))) => {
+                tell(&reading);
+                (reading, reach)
             }
-            Ok(Ok(read)) => read,
             Ok(Err(Stopped)) => return,
             Err(error) => {
                 tracing::error!(%error, "the reading of the booted image has died");
                 return;
             }
         };
-        tracing::warn!(blocks = reading.rotten.len(), "the booted image is rotten");
         match (self.mend(reading.rotten.clone()).await, reach) {
-            (Mended::Yes, Reach::End) => {
+            (Mended::Yes, Reach::End) if !reading.rotten.is_empty() => {
                 let rotten = Vec::new();
                 let sound = Reading { rotten, ..reading };
                 self.on_disk(move |keeper| keeper.note(&sound)).await;
             }
             // Only now can the rest be judged.
             (Mended::Yes, Reach::RottenTree) => self.on_disk(Self::read_again).await,
-            (Mended::No, _) => {}
+            (Mended::Yes, Reach::End) | (Mended::No, _) => {}
         }
     }
 
@@ -228,6 +227,7 @@ where
     }
 
     async fn mend(&self, rotten: Vec<u64>) -> Mended {
+        let is_sound = rotten.is_empty();
         match self.handle.request(Request::Mend(rotten)).await {
             Ok(Accepted::Job(mut job)) => {
                 // Ends with an error only if the daemon does.
@@ -238,6 +238,10 @@ where
                 }
             }
             Ok(Accepted::Done | Accepted::Nothing) => Mended::No,
+            Err(error) if is_sound => {
+                tracing::info!(error = %Chain(&error), "the kernel image is not looked at now");
+                Mended::No
+            }
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "rotten blocks are not mended now");
                 Mended::No
@@ -347,6 +351,13 @@ where
         if let Err(error) = records::write(&*self.device, Record::Reading, reading) {
             tracing::warn!(error = %Chain(&error), "cannot write down how far the reading is");
         }
+    }
+}
+
+fn tell(reading: &Reading) {
+    match reading.rotten.len() {
+        0 => tracing::info!(blocks = reading.blocks, "the booted image is sound"),
+        blocks => tracing::warn!(blocks, "the booted image is rotten"),
     }
 }
 

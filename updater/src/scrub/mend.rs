@@ -13,10 +13,14 @@ use release::limits::BLOCK_SIZE;
 use release::{Blob, Release};
 use verity::{ReadAt, TreeError};
 
+use super::kernel::KernelFate;
 use super::proven::{OpenProverError, Proven, Prover};
 use super::{block_len, erofs, read_block};
 use crate::meter::Meter;
-use crate::ports::{Fetch, FetchError, Pace, Part, Releases, ReleasesError, Slots, Stop, Verdict};
+use crate::ports::{
+    BootControl, Fetch, FetchError, Pace, Part, Records, Releases, ReleasesError, Slots, Stop,
+    Verdict,
+};
 use crate::refusal::Chain;
 
 /// What rotten blocks are mended with.
@@ -46,6 +50,8 @@ pub struct Mended {
     pub tree_rebuilt: u64,
     /// How many were fetched.
     pub tree_fetched: u64,
+    /// The kernel image.
+    pub kernel: KernelFate,
     /// Why the repository could not help, if it was asked.
     pub why_not: Option<String>,
 }
@@ -85,18 +91,28 @@ impl<D: Slots> ReadAt for OnMedium<'_, D> {
     }
 }
 
-impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
-    /// Mends those of `blocks` that are rotten. On return, what was mended has
-    /// reached the medium, and was read back from it.
+impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D, N> {
+    /// Mends those of `blocks` that are rotten, and the kernel image. On return, what was
+    /// mended has reached the medium, and was read back from it.
     ///
     /// # Errors
     /// The tree is rotten itself, the disk takes no block, or it was asked to stop.
     /// That a block is to be had from nowhere is no error.
     pub fn mend(&mut self, blocks: &[u64]) -> Result<Mended, MendError> {
+        let mut mended = Mended::default();
+        if !blocks.is_empty() {
+            self.mend_image(blocks, &mut mended)?;
+        }
+        self.mend_kernel(&mut mended)?;
+        Ok(mended)
+    }
+}
+
+impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
+    fn mend_image(&mut self, blocks: &[u64], mended: &mut Mended) -> Result<(), MendError> {
         let (device, slot) = (self.device, self.booted);
         let on = |part| OnMedium { device, slot, part };
-        let mut mended = Mended::default();
-        self.mend_tree(&mut mended)?;
+        self.mend_tree(mended)?;
         let prover = Prover::open(on(Part::Verity), self.root_hash)
             .map_err(|source| MendError::Tree { slot, source })?;
         let failed = |source| MendError::Prove { slot, source };
@@ -113,12 +129,12 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         }
         let numbers: BTreeSet<u64> = rotten.keys().copied().collect();
         mended.files = erofs::files_of(&on(Part::Root), &numbers);
-        self.copy_from_spare(&prover, &mut rotten, &mut mended)?;
+        self.copy_from_spare(&prover, &mut rotten, mended)?;
         if !rotten.is_empty() {
-            self.fetch_from_repository(&prover, &mut rotten, &mut mended)?;
+            self.fetch_from_repository(&prover, &mut rotten, mended)?;
         }
         mended.lost = rotten.into_keys().collect();
-        Ok(mended)
+        Ok(())
     }
 
     fn copy_from_spare(
@@ -300,6 +316,11 @@ fn ranges(blocks: impl Iterator<Item = u64>, blob: &Blob) -> Vec<Range<u64>> {
 }
 
 impl Mended {
+    /// Returns whether nothing is rotten any more.
+    pub fn is_whole(&self) -> bool {
+        self.lost.is_empty() && !matches!(self.kernel, KernelFate::Rotten { .. })
+    }
+
     /// Says what became of them, for people.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();
@@ -319,6 +340,15 @@ impl Mended {
             if !blocks.is_empty() {
                 parts.push(format!("{} {fate}", self.names(blocks)));
             }
+        }
+        match &self.kernel {
+            KernelFate::Sound => {}
+            KernelFate::Mended(blocks) => {
+                parts.push(format!(
+                    "blocks of the kernel image mended from the repository: {blocks}"
+                ));
+            }
+            KernelFate::Rotten { why } => parts.push(format!("the kernel image is rotten: {why}")),
         }
         parts.extend(
             self.why_not

@@ -18,6 +18,7 @@ use updater::ports::{
     Records, Restart, SlotOnDisk, Slots, Stop, Stopped, Verdict,
 };
 use updater::pstore::DumpFile;
+use updater::scrub::kernel::KernelBlocks;
 use updater::scrub::proven::Proven;
 
 use super::dice::Dice;
@@ -524,7 +525,7 @@ impl BootControl for SimNode {
         world.mount(Purpose::Change)?;
         world
             .vfat
-            .append(&world.disk, TEMPORARY_NAME, offset, bytes)?;
+            .write(&world.disk, TEMPORARY_NAME, offset, bytes)?;
         world.some_goes_to_the_disk()
     }
 
@@ -557,6 +558,19 @@ impl BootControl for SimNode {
             .vfat
             .read(&world.disk, &name, offset, &mut buffer[..count])?;
         Ok(count)
+    }
+
+    fn mend_entry(&self, entry: &BootEntry, sound: &KernelBlocks) -> io::Result<()> {
+        let mut world = self.called();
+        let world = &mut *world;
+        world.mount(Purpose::Change)?;
+        let mut files = world.files()?.into_iter();
+        let found = files.find(|(_, _, found)| found == entry);
+        let (name, _, _) = found.ok_or(io::ErrorKind::NotFound)?;
+        for (offset, bytes) in sound.iter() {
+            world.vfat.write(&world.disk, &name, offset, bytes)?;
+        }
+        world.sync_files()
     }
 
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {

@@ -106,7 +106,7 @@ pub(crate) fn node(image: &Image) -> SimNode {
     vfat.format(&disk).unwrap();
     let name = BootEntry::good(image.version.clone()).file_name();
     vfat.create(&disk, &name).unwrap();
-    vfat.append(&disk, &name, 0, &image.uki).unwrap();
+    vfat.write(&disk, &name, 0, &image.uki).unwrap();
     vfat.write_all(&mut disk, &mut Dice::new(0)).unwrap();
     disk.sync(View::Esp).unwrap();
     SimNode::new(

@@ -101,7 +101,7 @@ impl Vfat {
         })
     }
 
-    pub(crate) fn append(
+    pub(crate) fn write(
         &mut self,
         disk: &SimDisk,
         name: &str,

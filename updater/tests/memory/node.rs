@@ -15,6 +15,7 @@ use updater::ports::{
     Records, Restart, SlotOnDisk, Slots, Stop, Stopped, Verdict,
 };
 use updater::pstore::DumpFile;
+use updater::scrub::kernel::KernelBlocks;
 use updater::scrub::proven::Proven;
 use verity::ReadAt;
 
@@ -229,6 +230,10 @@ impl BootControl for Node {
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
         Ok(count)
+    }
+
+    fn mend_entry(&self, _entry: &BootEntry, _sound: &KernelBlocks) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {

@@ -83,6 +83,13 @@ impl FakeEsp {
         chain.flushed = chain.written.clone();
     }
 
+    /// Writes into a file that is there, and to the medium.
+    pub(crate) fn put(&mut self, name: &str, offset: usize, bytes: &[u8]) {
+        let chain = self.chain(name);
+        chain.written[offset..offset + bytes.len()].copy_from_slice(bytes);
+        chain.flushed = chain.written.clone();
+    }
+
     pub(crate) fn read_temporary(&mut self, offset: usize, buffer: &mut [u8]) {
         let flushed = &self.chain(TEMPORARY_NAME).flushed;
         buffer.copy_from_slice(&flushed[offset..offset + buffer.len()]);

@@ -18,6 +18,7 @@ use updater::ports::{
     Record, Records, Restart, SlotOnDisk, Slots, Stop, Stopped, Verdict,
 };
 use updater::pstore::DumpFile;
+use updater::scrub::kernel::KernelBlocks;
 use updater::scrub::proven::Proven;
 
 use super::barrier::Barrier;
@@ -137,6 +138,7 @@ fn record_name(record: Record) -> &'static str {
         Record::Totals => "totals",
         Record::Reading => "reading",
         Record::Checks => "checks",
+        Record::Kernel => "kernel",
         Record::Boots => "boots",
     }
 }
@@ -712,6 +714,27 @@ impl FakeNode {
     }
 }
 
+impl FakeNode {
+    /// Changes a byte of a kernel image, as time does.
+    pub(crate) fn rot_kernel(&self, entry: &str, offset: usize) {
+        let rotten = self.kernel(entry)[offset] ^ 1;
+        self.world().esp.put(entry, offset, &[rotten]);
+    }
+
+    /// Puts another kernel image in the place of one.
+    pub(crate) fn put_kernel(&self, entry: &str, content: Vec<u8>) {
+        self.world().esp.add(entry, content);
+    }
+
+    /// Returns a kernel image as it is on the medium.
+    pub(crate) fn kernel(&self, entry: &str) -> Vec<u8> {
+        let world = self.world();
+        let mut entries = world.esp.entries();
+        let found = entries.find(|(name, _)| *name == entry);
+        found.and_then(|(_, content)| content).unwrap().to_vec()
+    }
+}
+
 impl Pace for FakeNode {
     fn step(&self, _bytes: u64, stop: &Stop) -> Result<(), Stopped> {
         stop.checkpoint()
@@ -824,6 +847,16 @@ impl BootControl for FakeNode {
         let count = buffer.len().min(content.len() - offset);
         buffer[..count].copy_from_slice(&content[offset..offset + count]);
         Ok(count)
+    }
+
+    fn mend_entry(&self, entry: &BootEntry, sound: &KernelBlocks) -> io::Result<()> {
+        let mut world = self.world();
+        for (offset, bytes) in sound.iter() {
+            world.operation("mend-entry")?;
+            let offset = usize::try_from(offset).unwrap();
+            world.esp.put(&entry.file_name(), offset, bytes);
+        }
+        Ok(())
     }
 
     fn publish_temporary(&self, entry: &BootEntry) -> io::Result<()> {

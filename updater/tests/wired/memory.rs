@@ -7,7 +7,7 @@ use super::gate::bad;
 use super::network::version;
 use super::stages::Stand;
 
-const RECORDS: [(Record, &str); 11] = [
+const RECORDS: [(Record, &str); 12] = [
     (Record::Trial, "trial"),
     (Record::LastGood, "last-good"),
     (Record::LastRollback, "last-rollback"),
@@ -18,6 +18,7 @@ const RECORDS: [(Record, &str); 11] = [
     (Record::Totals, "totals"),
     (Record::Reading, "reading"),
     (Record::Checks, "checks"),
+    (Record::Kernel, "kernel"),
     (Record::Boots, "boots"),
 ];
 
@@ -118,6 +119,7 @@ async fn what_could_not_be_read_is_not_written_over_and_what_was_missed_is_made_
             | Record::Totals
             | Record::Reading
             | Record::Checks
+            | Record::Kernel
             | Record::Boots => {
                 let last = node.history.last().unwrap();
                 assert_eq!(

@@ -274,3 +274,107 @@ async fn an_io_error_while_mending_is_told_and_the_next_reading_mends() {
     );
     daemon.stop().await;
 }
+
+/// The booted kernel image, where release 1 runs and is good.
+const KERNEL: &str = "bistable_1.efi";
+
+#[tokio::test]
+async fn a_kernel_image_that_rots_is_mended_from_the_repository_which_need_not_be_believed() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    let sound = stand.node.kernel(KERNEL);
+    read(&stand.node, &daemon).await;
+    assert_eq!(last_event(&daemon), None);
+
+    stand.node.rot_kernel(KERNEL, 5);
+    stand.node.rot_kernel(KERNEL, sound.len() - 1);
+    stand.repository.lie(Lie::FlipOnce(Which::Uki, 9));
+    read(&stand.node, &daemon).await;
+    assert!(stand.node.kernel(KERNEL) == sound, "it is as it was");
+    let (event, message) = last_event(&daemon).unwrap();
+    assert_eq!(event, "mended", "{message}");
+    assert!(message.contains("kernel image mended"), "{message}");
+    // Another reading finds nothing to do.
+    let lines = daemon.handle.view().node.history.len();
+    read(&stand.node, &daemon).await;
+    assert_eq!(daemon.handle.view().node.history.len(), lines);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_kernel_image_that_nobody_has_is_told_left_as_it_is_and_mended_later() {
+    for lie in [Lie::Gone, Lie::Flip(Which::Uki, 5)] {
+        let stand = Stand::new();
+        let daemon = stand.daemon().await;
+        let sound = stand.node.kernel(KERNEL);
+        read(&stand.node, &daemon).await;
+        stand.node.rot_kernel(KERNEL, 5);
+        let rotten = stand.node.kernel(KERNEL);
+        stand.repository.lie(lie);
+        read(&stand.node, &daemon).await;
+        assert!(stand.node.kernel(KERNEL) == rotten, "nothing is written");
+        let (event, message) = last_event(&daemon).unwrap();
+        assert_eq!(event, "rotten");
+        assert!(message.contains("the kernel image is rotten"), "{message}");
+        let name = daemon.handle.view().last_error.clone().map(|it| it.name);
+        assert_eq!(name, Some(ErrorName::ReadBackMismatch));
+
+        stand.repository.lie(Lie::None);
+        read(&stand.node, &daemon).await;
+        assert!(stand.node.kernel(KERNEL) == sound, "it is as it was");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_kernel_image_is_held_to_its_release_and_not_to_what_was_read_first() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    stand.node.rot_kernel(KERNEL, 5);
+    read(&stand.node, &daemon).await;
+    // Somebody has put the right one there.
+    stand.node.rot_kernel(KERNEL, 5);
+    let sound = stand.node.kernel(KERNEL);
+    read(&stand.node, &daemon).await;
+    assert_eq!(last_event(&daemon), None);
+    assert!(stand.node.kernel(KERNEL) == sound);
+    // It is known now, also without a network.
+    stand.repository.lie(Lie::Gone);
+    read(&stand.node, &daemon).await;
+    assert_eq!(last_event(&daemon), None);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_kernel_image_of_another_length_is_told_and_not_written_to() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    read(&stand.node, &daemon).await;
+    let mut longer = stand.node.kernel(KERNEL);
+    longer.push(0);
+    stand.node.put_kernel(KERNEL, longer.clone());
+    read(&stand.node, &daemon).await;
+    let (event, message) = last_event(&daemon).unwrap();
+    assert_eq!(event, "rotten");
+    assert!(message.contains("the release says"), "{message}");
+    assert!(stand.node.kernel(KERNEL) == longer);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_block_of_a_kernel_image_is_told_and_the_next_reading_mends() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    let sound = stand.node.kernel(KERNEL);
+    read(&stand.node, &daemon).await;
+    stand.node.rot_kernel(KERNEL, 5);
+    stand.node.refuse(&["mend-entry"]);
+    read(&stand.node, &daemon).await;
+    let (event, message) = last_event(&daemon).unwrap();
+    assert_eq!(event, "rotten");
+    assert!(message.contains("it cannot be written to"), "{message}");
+    stand.node.refuse(&[]);
+    read(&stand.node, &daemon).await;
+    assert!(stand.node.kernel(KERNEL) == sound, "it is as it was");
+    daemon.stop().await;
+}

@@ -1,0 +1,244 @@
+//! The booted kernel image: whether it is what it was, and mended where it is not.
+//!
+//! No hash tree proves its blocks, and nothing on the node says what it should be. So it is
+//! held to the digest that it had when it was first read, and once it has another one, to
+//! that which the release names: then it is fetched, and what comes, being proved as a
+//! whole, takes the place of the blocks that differ.
+
+use std::io;
+
+use partition_layout::{BootEntry, RootHash};
+use release::limits::BLOCK_SIZE;
+use release::{Blob, Digest};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::mend::{MendError, Mended, Mender};
+use crate::ports::{
+    BootControl, Fetch, FetchError, Pace, Record, Records, Releases, Slots, Verdict,
+};
+use crate::records;
+use crate::refusal::Chain;
+use crate::stage::{Bench, block_size, digest, len};
+
+/// How many blocks are mended: 4 MiB are kept in memory until the whole has come. A disk
+/// on which more have rotten is to be replaced.
+const MOST: usize = 1024;
+
+/// What became of the kernel image.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum KernelFate {
+    #[default]
+    Sound,
+    /// So many of its blocks were mended.
+    Mended(usize),
+    /// It is not what the release says, and stays so.
+    Rotten { why: String },
+}
+
+/// What a kernel image is held to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    root_hash: RootHash,
+    /// In hexadecimal, since it is compared and nothing else.
+    sha256: String,
+}
+
+/// Blocks of a kernel image that, with the rest of it, have the digest that its release
+/// names: the only thing that is ever written over one. They cannot be made in another way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelBlocks(Vec<(u64, Vec<u8>)>);
+
+impl KernelBlocks {
+    /// Returns them, each with its offset.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let blocks = self.0.iter();
+        blocks.map(|(offset, bytes)| (*offset, bytes.as_slice()))
+    }
+}
+
+impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D, N> {
+    /// Mends the booted kernel image, if it is not what it was, and tells so in `mended`.
+    /// One that is not there is no affair of the mender's.
+    pub(super) fn mend_kernel(&mut self, mended: &mut Mended) -> Result<(), MendError> {
+        let Some(entry) = self.bench().booted_entry() else {
+            return Ok(());
+        };
+        let found = self.read_kernel(&entry)?;
+        let sha256 = found.map(|(_, sha256)| sha256);
+        let known = records::read::<Known>(self.device, Record::Kernel);
+        let known = match known.map(|known| known.filter(|it| it.root_hash == self.root_hash)) {
+            Ok(known) => known.map(|known| known.sha256),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "nothing is known of the booted kernel image");
+                return Ok(());
+            }
+        };
+        match (sha256, known) {
+            (Some(sha256), Some(known)) if sha256.to_string() == known => return Ok(()),
+            (Some(sha256), None) => {
+                self.know(sha256);
+                return Ok(());
+            }
+            (Some(_) | None, _) => {}
+        }
+        let Some(release) = self.release_of_image(mended)? else {
+            let why = "nobody says what it should be".to_owned();
+            mended.kernel = KernelFate::Rotten { why };
+            return Ok(());
+        };
+        let blob = release.blobs.uki;
+        mended.kernel = match found {
+            Some((_, sha256)) if sha256 == blob.sha256 => KernelFate::Sound,
+            Some((size, _)) if size != blob.size => {
+                let why = format!("it has {size} bytes, the release says {}", blob.size);
+                KernelFate::Rotten { why }
+            }
+            Some(_) | None => self.put_right(&entry, &blob)?,
+        };
+        if !matches!(mended.kernel, KernelFate::Rotten { .. }) {
+            self.know(blob.sha256);
+        }
+        Ok(())
+    }
+
+    fn put_right(&mut self, entry: &BootEntry, blob: &Blob) -> Result<KernelFate, MendError> {
+        let rotten = |why: String| Ok(KernelFate::Rotten { why });
+        let sound = match self.fetch_kernel_blocks(entry, blob) {
+            Ok(sound) => sound,
+            Err(FetchError::Stopped) if self.stop.is_set() => return Err(MendError::Stopped),
+            Err(FetchError::Stopped) => {
+                return rotten(format!("more than {MOST} of its blocks are"));
+            }
+            Err(error) => return rotten(Chain(&error).to_string()),
+        };
+        if let Err(error) = self.device.mend_entry(entry, &sound) {
+            return rotten(format!("it cannot be written to: {error}"));
+        }
+        let blocks = sound.0.len();
+        let written = sound.iter().map(|(_, bytes)| len(bytes)).sum::<u64>();
+        self.meter.count(|tally| tally.written += written);
+        if self.read_kernel(entry)? != Some((blob.size, blob.sha256)) {
+            return rotten("it does not keep what is written to it".to_owned());
+        }
+        Ok(KernelFate::Mended(blocks))
+    }
+
+    /// Fetches the whole, and returns what of it is not on the medium.
+    fn fetch_kernel_blocks(
+        &mut self,
+        entry: &BootEntry,
+        blob: &Blob,
+    ) -> Result<KernelBlocks, FetchError> {
+        let (device, stop) = (self.device, self.stop);
+        let before = self.network.received();
+        let mut comparison = Comparison::new(device, entry);
+        let mut sound = None;
+        let fetched = self.network.fetch(blob, 0, stop, &mut |bytes| {
+            comparison.push(bytes);
+            if device.step(len(bytes), stop).is_err() || comparison.differing.len() > MOST {
+                return Verdict::Stop;
+            }
+            if comparison.received < blob.size {
+                return Verdict::Taken;
+            }
+            let whole = std::mem::replace(&mut comparison, Comparison::new(device, entry));
+            sound = whole.finish(blob);
+            if sound.is_some() {
+                Verdict::Taken
+            } else {
+                Verdict::BadWhole
+            }
+        });
+        let received = self.network.received().saturating_sub(before);
+        self.meter.count(|tally| tally.fetched += received);
+        fetched?;
+        sound.ok_or(FetchError::Stopped)
+    }
+
+    /// Returns its size and digest, `None` if it cannot be read.
+    fn read_kernel(&mut self, entry: &BootEntry) -> Result<Option<(u64, Digest)>, MendError> {
+        let read = self.bench().read_kernel(entry);
+        read.map_err(|_| MendError::Stopped)
+    }
+
+    fn know(&self, sha256: Digest) {
+        let known = Known {
+            root_hash: self.root_hash,
+            sha256: sha256.to_string(),
+        };
+        if let Err(error) = records::write(self.device, Record::Kernel, &known) {
+            tracing::warn!(error = %Chain(&error), "cannot write down what the booted kernel image is");
+        }
+    }
+
+    fn bench(&mut self) -> Bench<'_, D, N> {
+        Bench {
+            device: self.device,
+            network: self.network,
+            meter: self.meter,
+            stop: self.stop,
+        }
+    }
+}
+
+/// What comes, block by block beside what is on the medium.
+struct Comparison<'a, D> {
+    device: &'a D,
+    entry: &'a BootEntry,
+    hasher: Sha256,
+    received: u64,
+    /// The beginning of a block.
+    rest: Vec<u8>,
+    differing: Vec<(u64, Vec<u8>)>,
+}
+
+impl<'a, D: BootControl> Comparison<'a, D> {
+    fn new(device: &'a D, entry: &'a BootEntry) -> Self {
+        Self {
+            device,
+            entry,
+            hasher: Sha256::new(),
+            received: 0,
+            rest: Vec::new(),
+            differing: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        let start = self.received - self.received % BLOCK_SIZE;
+        self.received = self.received.saturating_add(len(bytes));
+        let mut all = std::mem::take(&mut self.rest);
+        all.extend_from_slice(bytes);
+        let whole = all.len() - all.len() % block_size();
+        self.rest = all.split_off(whole);
+        self.compare(start, &all);
+    }
+
+    /// Returns what differs, if all that has come is `blob`.
+    fn finish(mut self, blob: &Blob) -> Option<KernelBlocks> {
+        let rest = std::mem::take(&mut self.rest);
+        self.compare(self.received.saturating_sub(len(&rest)), &rest);
+        (digest(self.hasher) == blob.sha256).then_some(KernelBlocks(self.differing))
+    }
+
+    fn compare(&mut self, start: u64, sound: &[u8]) {
+        if self.is_there(start, sound).unwrap_or(false) {
+            return;
+        }
+        for (index, block) in (0_u64..).zip(sound.chunks(block_size())) {
+            let offset = start.saturating_add(index.saturating_mul(BLOCK_SIZE));
+            // What cannot be read is written too: a disk may put another sector in its place.
+            if !self.is_there(offset, block).unwrap_or(false) {
+                self.differing.push((offset, block.to_vec()));
+            }
+        }
+    }
+
+    fn is_there(&self, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+        let mut found = vec![0; bytes.len()];
+        let count = self.device.read_entry(self.entry, offset, &mut found)?;
+        Ok(count == bytes.len() && found == bytes)
+    }
+}
