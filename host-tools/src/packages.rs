@@ -44,8 +44,8 @@ pub const PACKAGES: [Package; 23] = [
     package("dpkg", &["dpkg-deb", "dpkg-query"], "opening packages"),
     package(
         "e2fsprogs",
-        &["mkfs.ext4"],
-        "a foreign file system for the tests",
+        &["mkfs.ext4", "e2fsck", "debugfs"],
+        "a foreign file system for the tests, and `/var` without a mount",
     ),
     package(
         "erofs-utils",
@@ -60,7 +60,7 @@ pub const PACKAGES: [Package; 23] = [
     package("mount", &["losetup"], "loop devices for the tests, as root"),
     package(
         "mtools",
-        &["mdir", "mcopy"],
+        &["mdir", "mcopy", "mdel"],
         "the EFI system partition without a mount",
     ),
     package("pkg-config", &["pkg-config"], "finding libostree"),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
-use partition_layout::Partition;
+use partition_layout::{Partition, TableCopy};
 
 use crate::outside::OutsideDisk;
 
@@ -13,6 +13,11 @@ use crate::outside::OutsideDisk;
 const GROUP_BYTES: u64 = 128 << 20;
 /// The superblock and what follows it.
 const SUPERBLOCK_BYTES: usize = 64 << 10;
+
+/// What a disk counts in, unless it is said otherwise.
+const SECTOR_BYTES: usize = 512;
+/// A partition table: its header, and 128 entries.
+const TABLE_BYTES: usize = SECTOR_BYTES + 128 * 128;
 
 /// Bytes that stood on a disk.
 #[derive(Debug)]
@@ -43,6 +48,22 @@ impl OutsideDisk {
         self.overwrite(starts.map(|start| (start, noise(SUPERBLOCK_BYTES))))
     }
 
+    /// Writes noise over one of the two partition tables, on a disk with sectors of 512 bytes.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the disk cannot be written.
+    pub fn destroy_table(&self, copy: TableCopy) -> Result<()> {
+        let path = self.path();
+        let size = path.metadata();
+        let size = size.with_context(|| format!("cannot ask {} for its size", path.display()))?;
+        let start = match copy {
+            TableCopy::Primary => SECTOR_BYTES as u64,
+            TableCopy::Backup => size.len() - TABLE_BYTES as u64,
+        };
+        self.overwrite([(start, noise(TABLE_BYTES))]).map(drop)
+    }
+
     /// Puts back what was overwritten.
     ///
     /// # Errors
@@ -67,7 +88,7 @@ impl OutsideDisk {
         Ok(Kept(kept))
     }
 
-    fn var(&self) -> Result<&Partition> {
+    pub(crate) fn var(&self) -> Result<&Partition> {
         let var = self.layout().var.as_ref();
         var.context("there is no /var on the disk")
     }

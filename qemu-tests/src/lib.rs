@@ -35,6 +35,7 @@ pub mod outside;
 pub mod probe;
 pub mod publisher;
 pub mod qmp;
+pub mod room;
 pub mod seat;
 pub mod server;
 pub mod smbios;

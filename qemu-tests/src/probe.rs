@@ -36,6 +36,8 @@ pub enum Request<'a> {
     Read(&'a str),
     /// Makes a file with this text, and has it reach the disk.
     Write(&'a str, &'a str),
+    /// Removes a file.
+    Remove(&'a str),
 }
 
 impl fmt::Display for Request<'_> {
@@ -43,6 +45,7 @@ impl fmt::Display for Request<'_> {
         match self {
             Self::Read(path) => write!(formatter, "read {path}"),
             Self::Write(path, text) => write!(formatter, "write {path} {text}"),
+            Self::Remove(path) => write!(formatter, "remove {path}"),
         }
     }
 }

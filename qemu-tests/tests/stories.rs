@@ -12,6 +12,8 @@ mod boot;
 mod broken_var;
 #[path = "stories/cuts.rs"]
 mod cuts;
+#[path = "stories/damaged_disk.rs"]
+mod damaged_disk;
 #[path = "stories/encodings.rs"]
 mod encodings;
 #[path = "stories/failing_disk.rs"]

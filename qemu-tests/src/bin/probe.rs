@@ -1,8 +1,9 @@
 //! The probe: reads one request, answers it, ends.
 //!
 //! `read PATH` answers `ok`, a newline and the file; `write PATH TEXT` makes
-//! the file; an error is answered with its text. Run with an argument it is a
-//! container's only program instead: it says so, and what its root holds.
+//! the file, and has it reach the disk; `remove PATH` removes it; an error is
+//! answered with its text. Run with an argument it is a container's only program
+//! instead: it says so, and what its root holds.
 //!
 //! Built static by the harness, from this file alone: std only.
 
@@ -43,6 +44,7 @@ fn answer(request: &str) -> io::Result<String> {
             file.sync_all()?;
             Ok(String::new())
         }
+        (Some("remove"), Some(path), None) => fs::remove_file(path).map(|()| String::new()),
         _ => Err(io::Error::other(format!("not a request: {request:?}"))),
     }
 }

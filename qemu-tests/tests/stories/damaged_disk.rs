@@ -1,0 +1,104 @@
+//! A disk that is harmed while the node is off, a bit of everything at a time: a copy of the
+//! partition table, the superblock of `/var`, all room on the ESP, all room in `/var`. The
+//! node boots each time, mends what can be mended, and names what keeps it from staging.
+
+use anyhow::{Result, ensure};
+use partition_layout::{Slot, TableCopy};
+use qemu_tests::bus::StageOptions;
+use qemu_tests::harm::SpareSuperblocks;
+use qemu_tests::node::Node;
+use qemu_tests::outside::OutsideDisk;
+use qemu_tests::probe::Request;
+use qemu_tests::room::VAR_FILLER;
+use qemu_tests::smbios::Handed;
+use qemu_tests::story::{expect_disk, expect_slots, tell};
+
+use crate::tale::{armed, at_rest, expect_disarmed, expect_failure, good, stage, stage_well};
+
+const REMEMBERED: &str = "/var/lib/story";
+
+/// Checks that both copies of the partition table are whole, and nothing else is wrong.
+fn expect_sound(disk: &OutsideDisk) -> Result<()> {
+    let seen = disk.inspect()?;
+    ensure!(seen.sound, "from outside: {:?}", seen.faults);
+    Ok(())
+}
+
+/// The same, about the disk of a node that runs.
+async fn expect_whole_tables(node: &Node) -> Result<()> {
+    let table = node.look_at_disk(|disk| Ok(disk.inspect()?.table)).await?;
+    ensure!(
+        table.primary == "whole" && table.backup == "whole",
+        "from outside: {table:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_disk_that_is_damaged_and_full_a_node_boots_names_it_and_then_updates() -> Result<()> {
+    tell("damaged-disk", async |story| {
+        let (one, two) = (story.image("1")?, story.image("2")?);
+        let shop = story.open_shop(&["2"]).await?;
+        let machine = story.machine_with_probe(shop.configure(Handed::default()), &[])?;
+        let node = machine.power_on().await?;
+        at_rest(&node.bus().await?).await?;
+        node.probe(&Request::Write(REMEMBERED, "what was")).await?;
+        // Whose /var is mounted still.
+        let machine = node.cut();
+        story.step("release 1 runs, and is cut");
+
+        let disk = machine.disk()?;
+        disk.destroy_table(TableCopy::Primary)?;
+        disk.destroy_var(SpareSuperblocks::Left)?;
+        disk.fill_esp()?;
+        let table = disk.inspect()?.table;
+        ensure!(table.primary == "damaged", "before the start: {table:?}");
+        ensure!(disk.expect_sound_var().is_err(), "/var is not damaged");
+        let node = machine.power_on().await?;
+        let bus = node.bus().await?;
+        at_rest(&bus).await?;
+        expect_whole_tables(&node).await?;
+        let remembered = node.probe(&Request::Read(REMEMBERED)).await?;
+        ensure!(remembered == "what was", "in /var is {remembered:?}");
+        story.step("it runs with a mended table and a mended /var");
+        let report = stage(&bus, StageOptions::default()).await?;
+        let words = ["the EFI system partition has room for "];
+        expect_failure(&report, "EspFull", &words)?;
+        expect_disarmed(&node, &bus, &one).await?;
+        let machine = node.shut_down().await?;
+        story.step("the ESP is full");
+
+        let disk = machine.disk()?;
+        disk.expect_sound_var()?;
+        disk.clear_esp()?;
+        disk.destroy_table(TableCopy::Backup)?;
+        disk.fill_var()?;
+        let table = disk.inspect()?.table;
+        ensure!(table.backup == "damaged", "before the start: {table:?}");
+        let node = machine.power_on().await?;
+        let bus = node.bus().await?;
+        at_rest(&bus).await?;
+        expect_whole_tables(&node).await?;
+        let report = stage(&bus, StageOptions::default()).await?;
+        expect_failure(&report, "RecordFailed", &["No space left on device"])?;
+        expect_disarmed(&node, &bus, &one).await?;
+        story.step("it runs with a mended table and a full /var");
+
+        // This time under a node that runs: no firmware mends it, a relabelling does.
+        node.look_at_disk(|disk| disk.destroy_table(TableCopy::Primary))
+            .await?;
+        node.probe(&Request::Remove(VAR_FILLER)).await?;
+        stage_well(&bus, &two, StageOptions::default()).await?;
+        expect_slots(&bus, Slot::A, good(&one), armed(&two)).await?;
+        let machine = node.shut_down().await?;
+        let entries = [one.good_entry(), two.armed_entry(3)];
+        let entries = entries.each_ref().map(String::as_str);
+        expect_disk(&machine, Some(&one), Some(&two), &entries)?;
+        let disk = machine.disk()?;
+        expect_sound(&disk)?;
+        disk.expect_sound_var()?;
+        story.step("with room it stages, and the disk is whole");
+        Ok(())
+    })
+    .await
+}
