@@ -12,7 +12,7 @@ mod node;
 mod services;
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use init_integration::health::watch::Ended;
 use node::{Node, ROOT_HASH};
@@ -464,6 +464,28 @@ async fn a_bad_release_that_is_all_that_boots_is_not_restarted() {
     assert!(watched.await.is_err(), "it goes on looking");
     assert_eq!(node.calls(), [], "nothing was restarted, nor marked again");
     assert_eq!(node.verdict()["verdict"], "fail");
+}
+
+#[tokio::test]
+async fn a_bad_release_that_is_all_that_boots_is_restarted_at_every_deadline_while_the_updater_is_dead()
+ {
+    let mut node = Node::on_trial().await;
+    node.deadline = SHORT;
+    node.set_unit("web.service", "failed");
+    node.kill_updater().await;
+    // The boot loader has nothing else to start, and counts each start. What one boot leaves is its verdict.
+    for boot in ["first", "second", "third"] {
+        node.boots_again(boot);
+        let begun = Instant::now();
+        assert_eq!(ended(node.gate()).await, Ended::Stranded);
+        assert!(begun.elapsed() >= SHORT, "{boot}: before its deadline");
+        assert_eq!(node.calls(), [Call::SystemdReboot, Call::LastResort]);
+        let verdict = node.verdict();
+        assert_eq!(
+            (verdict["boot_id"].as_str(), verdict["verdict"].as_str()),
+            (Some(boot), Some("fail"))
+        );
+    }
 }
 
 #[tokio::test]

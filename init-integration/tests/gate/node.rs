@@ -147,6 +147,15 @@ impl Node {
         );
     }
 
+    /// Starts the node anew: of what was there, the disk is left.
+    pub(crate) fn boots_again(&self, boot_id: &str) {
+        fs::write(self.path("boot_id"), format!("{boot_id}\n")).unwrap();
+        for of_one_boot in ["image-read", "settled"] {
+            drop(fs::remove_file(self.path(of_one_boot)));
+        }
+        self.answers.lock().unwrap().calls.clear();
+    }
+
     /// Takes the updater off the bus.
     pub(crate) async fn kill_updater(&mut self) {
         let updater = self.connections.pop().expect("the updater is the last");
