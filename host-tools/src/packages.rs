@@ -60,7 +60,7 @@ pub const PACKAGES: [Package; 23] = [
     package("mount", &["losetup"], "loop devices for the tests, as root"),
     package(
         "mtools",
-        &["mdir", "mcopy", "mdel"],
+        &["mdir", "mcopy", "mdel", "mmd", "mren"],
         "the EFI system partition without a mount",
     ),
     package("pkg-config", &["pkg-config"], "finding libostree"),

@@ -75,6 +75,16 @@ impl Image {
         format!("bistable_{}+{tries}.efi", self.version)
     }
 
+    /// Returns the name of its boot entry after `done` starts, with `left` to come.
+    pub fn counted_entry(&self, left: u32, done: u32) -> String {
+        let done = if done == 0 {
+            String::new()
+        } else {
+            format!("-{done}")
+        };
+        format!("bistable_{}+{left}{done}.efi", self.version)
+    }
+
     /// Returns its disk image.
     ///
     /// # Errors

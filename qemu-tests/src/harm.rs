@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use partition_layout::{Partition, TableCopy};
 
 use crate::outside::OutsideDisk;
@@ -73,6 +73,37 @@ impl OutsideDisk {
         self.overwrite(kept.0).map(drop)
     }
 
+    /// Gives a boot entry another name.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is none of the name `from`, or the ESP cannot be written.
+    pub fn rename_entry(&self, from: &str, to: &str) -> Result<()> {
+        self.on_esp("mren", &[&in_boot_folder(from), &in_boot_folder(to)])
+    }
+
+    /// Removes a boot entry.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is none of this name, or the ESP cannot be written.
+    pub fn remove_entry(&self, name: &str) -> Result<()> {
+        self.on_esp("mdel", &[&in_boot_folder(name)])
+    }
+
+    fn on_esp(&self, program: &str, names: &[&str]) -> Result<()> {
+        let output = host_tools::command(program)?
+            .args(["-i", &self.esp_place()])
+            .args(names)
+            .output()
+            .with_context(|| format!("cannot run {program}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{program} {} failed: {said}", names.join(" "));
+        }
+        Ok(())
+    }
+
     fn overwrite(&self, pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Result<Kept> {
         let path = self.path();
         let file = File::options().read(true).write(true).open(path);
@@ -92,6 +123,10 @@ impl OutsideDisk {
         let var = self.layout().var.as_ref();
         var.context("there is no /var on the disk")
     }
+}
+
+fn in_boot_folder(name: &str) -> String {
+    format!("::/EFI/Linux/{name}")
 }
 
 /// Whether the copies of a superblock are destroyed as well.

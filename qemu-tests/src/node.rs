@@ -227,7 +227,7 @@ impl Node {
 /// Fails with the first program that is missing, and its package.
 pub fn check_host() -> Result<()> {
     Emulator::find()?;
-    for program in ["setpriv", "mdir", "mcopy", "mkfs.vfat"] {
+    for program in ["setpriv", "mdir", "mcopy", "mren", "mdel", "mkfs.vfat"] {
         host_tools::find(program).context("this machine cannot run nodes")?;
     }
     Ok(())

@@ -20,6 +20,8 @@ mod encodings;
 mod failing_disk;
 #[path = "stories/flipped_byte.rs"]
 mod flipped_byte;
+#[path = "stories/gives_way.rs"]
+mod gives_way;
 #[path = "stories/hostile_repository.rs"]
 mod hostile_repository;
 #[path = "stories/interrupted_demo.rs"]

@@ -10,13 +10,19 @@ use qemu_tests::node::BOOT_SECONDS;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{expect_disk, expect_slots, tell};
 
-use crate::tale::{EMPTY, at_rest, good};
+use crate::tale::{EMPTY, USERSPACE, at_rest, good};
 
 /// `panic=` of the command line, less what the console is late.
-const BACK_OFF: Duration = Duration::from_secs(9);
+pub(crate) const BACK_OFF: Duration = Duration::from_secs(9);
 
 /// A byte within the superblock of EROFS, which every mount must read.
-const IN_SUPERBLOCK: u64 = 1024 + 64;
+pub(crate) const IN_SUPERBLOCK: u64 = 1024 + 64;
+
+/// What the kernel says when it has read something else than the image.
+pub(crate) const ROTTEN: &str = "is corrupted";
+
+/// What it says then.
+pub(crate) const PANIC: &str = "Kernel panic - not syncing: dm-verity device corrupted";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_byte_in_the_booted_root_is_refused_by_the_kernel() -> Result<()> {
@@ -33,23 +39,22 @@ async fn a_flipped_byte_in_the_booted_root_is_refused_by_the_kernel() -> Result<
         let node = machine.power_on().await?;
         let mark = node.qmp().mark();
         node.console()
-            .wait_for(Mark::START, "is corrupted", Deadline::after(BOOT_SECONDS))
+            .wait_for(Mark::START, ROTTEN, Deadline::after(BOOT_SECONDS))
             .await?;
         // The kernel panics rather than run on it, leaves that to be read, and restarts.
-        let panic = "Kernel panic - not syncing: dm-verity device";
         let deadline = Deadline::after(BOOT_SECONDS);
         let panicked = node
             .console()
-            .wait_for(Mark::START, panic, deadline)
+            .wait_for(Mark::START, PANIC, deadline)
             .await?;
         node.reset(mark, BOOT_SECONDS).await?;
         let waited = panicked.at.elapsed();
         ensure!(waited >= BACK_OFF, "it restarted after {waited:?}");
         let again = node.console().mark();
         node.console()
-            .wait_for(again, "is corrupted", Deadline::after(BOOT_SECONDS))
+            .wait_for(again, ROTTEN, Deadline::after(BOOT_SECONDS))
             .await?;
-        let userspace = node.console().find(Mark::START, "systemd[1]");
+        let userspace = node.console().find(Mark::START, USERSPACE);
         ensure!(userspace.is_none(), "the node ran on it: {userspace:?}");
         story.step("refused twice");
 

@@ -18,6 +18,9 @@ pub(crate) const TRIAL_SECONDS: u64 = 300;
 /// What has a unit from outside run while the boot loader counts, and not on a good slot.
 pub(crate) const ONLY_ON_TRIAL: &str = "ConditionPathExists=/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f\n";
 
+/// What systemd says first, long after the boot loader has counted the start, and far from up.
+pub(crate) const USERSPACE: &str = "Welcome to";
+
 pub(crate) const EMPTY: SlotIs<'static> = SlotIs {
     status: "empty",
     image: None,
