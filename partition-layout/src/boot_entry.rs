@@ -247,22 +247,34 @@ impl BootEntry {
         self.counter.is_none() || self.is_watched()
     }
 
-    /// Returns the entry with no tries left: booted only when nothing else is there.
+    /// Returns the entry with no tries left, as systemd-bless-boot names a bad one: booted
+    /// only when nothing else is there.
     ///
-    /// One that was good has none done, so that it boots by right; the starts of a watch were none
-    /// of a trial. One on trial has at least one, also where the firmware did not count it.
+    /// The starts of a watch were none of a trial, so none is done.
     #[must_use]
     pub fn demoted(&self) -> Self {
         let of_trial = self.counter.filter(|_| !self.is_watched());
-        let done = of_trial.map_or(0, |counter| match counter.left {
-            // It was demoted before.
-            0 => counter.done,
-            _ => counter.done.max(1),
-        });
+        let done = of_trial.map_or(0, |counter| counter.done);
         Self {
             version: self.version.clone(),
             counter: Some(Counter { left: 0, done }),
         }
+    }
+
+    /// Returns the entry [demoted](Self::demoted), so that its name still tells what it was.
+    ///
+    /// One that was good has no start done, so that it boots by right. One on trial has at least
+    /// one, also where the firmware did not count it.
+    #[must_use]
+    pub fn last_resort(&self) -> Self {
+        let mut entry = self.demoted();
+        if let (Some(before), Some(counter)) = (self.counter, &mut entry.counter)
+            && before.left > 0
+            && !self.is_watched()
+        {
+            counter.done = counter.done.max(1);
+        }
+        entry
     }
 
     /// Tells whether the entry has no tries left.
@@ -303,8 +315,12 @@ mod tests {
         assert_eq!(armed.file_name(), "bistable_2.0~rc1+3.efi");
         let good = BootEntry::good(armed.version.clone());
         assert_eq!(good.file_name(), "bistable_2.0~rc1.efi");
-        assert_eq!(armed.demoted().file_name(), "bistable_2.0~rc1+0-1.efi");
-        assert_eq!(armed.demoted().demoted(), armed.demoted());
+        assert_eq!(armed.demoted().file_name(), "bistable_2.0~rc1+0.efi");
+        let last = armed.last_resort();
+        assert_eq!(last.file_name(), "bistable_2.0~rc1+0-1.efi");
+        assert_eq!(last.last_resort(), last);
+        assert_eq!(good.last_resort(), good.demoted());
+        assert_eq!(good.last_resort().last_resort(), good.demoted());
         assert_eq!(
             entry("bistable_2+2-1.efi").demoted().file_name(),
             "bistable_2+0-1.efi"

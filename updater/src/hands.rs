@@ -255,7 +255,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                 blocks,
             } => self.mend((*booted, version, *root_hash), blocks, order),
 
-            Effect::Demote { entry } => rename(device, entry, &entry.demoted()),
+            Effect::Demote { entry } => rename(device, entry, &entry.last_resort()),
             Effect::Bless { entry } => {
                 rename(device, entry, &BootEntry::good(entry.version.clone()))
             }
