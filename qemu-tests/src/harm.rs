@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use partition_layout::{Partition, TableCopy};
 
 use crate::outside::OutsideDisk;
+use crate::room::run;
 
 /// A block group of ext4 with blocks of 4096 bytes: copies of the superblock stand at the
 /// start of some of them.
@@ -79,7 +80,8 @@ impl OutsideDisk {
     ///
     /// Fails when there is none of the name `from`, or the ESP cannot be written.
     pub fn rename_entry(&self, from: &str, to: &str) -> Result<()> {
-        self.on_esp("mren", &[&in_boot_folder(from), &in_boot_folder(to)])
+        let names = [in_boot_folder(from), in_boot_folder(to)];
+        run(self.on_esp("mren")?.args(names)).map(drop)
     }
 
     /// Removes a boot entry.
@@ -88,20 +90,7 @@ impl OutsideDisk {
     ///
     /// Fails when there is none of this name, or the ESP cannot be written.
     pub fn remove_entry(&self, name: &str) -> Result<()> {
-        self.on_esp("mdel", &[&in_boot_folder(name)])
-    }
-
-    fn on_esp(&self, program: &str, names: &[&str]) -> Result<()> {
-        let output = host_tools::command(program)?
-            .args(["-i", &self.esp_place()])
-            .args(names)
-            .output()
-            .with_context(|| format!("cannot run {program}"))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{program} {} failed: {said}", names.join(" "));
-        }
-        Ok(())
+        run(self.on_esp("mdel")?.arg(in_boot_folder(name))).map(drop)
     }
 
     fn overwrite(&self, pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Result<Kept> {

@@ -106,7 +106,7 @@ impl OutsideDisk {
         digits(room).parse().context("mdir says no number")
     }
 
-    fn on_esp(&self, program: &str) -> Result<Command> {
+    pub(crate) fn on_esp(&self, program: &str) -> Result<Command> {
         let mut command = host_tools::command(program)?;
         command.args(["-i", &self.esp_place()]);
         Ok(command)
@@ -129,7 +129,7 @@ impl OutsideDisk {
     }
 }
 
-fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let Output {
         status,
         stdout,
