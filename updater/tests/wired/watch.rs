@@ -202,6 +202,23 @@ async fn a_release_that_rots_gives_way_and_staging_it_again_heals_it_once() {
 }
 
 #[tokio::test]
+async fn on_a_machine_without_a_console_it_is_told_once_all_the_same() {
+    let stand = updated().await;
+    rot(&stand, Slot::B);
+    stand.node.power_cycle(&stand.images());
+    stand.node.refuse(&["say"]);
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let daemon = Daemon::start(&stand.node, &stand.repository).await;
+        let node = daemon.handle.view().node.clone();
+        daemon.stop().await;
+        assert_eq!(node.last_rollback.unwrap().kind, Departure::GaveWay);
+        told.push(node.history.len());
+    }
+    assert_eq!(told[0], told[1], "it was told again");
+}
+
+#[tokio::test]
 async fn a_release_that_lost_its_kernel_image_gives_way_at_once_and_that_is_told() {
     let stand = updated().await;
     stand.node.lose_entry("bistable_2+15.efi");
