@@ -73,6 +73,9 @@ struct Write {
     bytes: Vec<u8>,
 }
 
+/// Where it goes in a blob, and its bytes.
+type Piece = (u64, Vec<u8>);
+
 #[derive(Debug)]
 struct World {
     slots: [FakeSlot; 2],
@@ -85,7 +88,7 @@ struct World {
     dumps: Vec<DumpFile>,
     records_full: bool,
     /// What has come of a kernel image.
-    pieces: Option<(Digest, Vec<(u64, Vec<u8>)>)>,
+    pieces: Option<(Digest, Vec<Piece>)>,
     one_shot: Option<String>,
     has_variables: bool,
     booted: Slot,
