@@ -49,6 +49,9 @@ enum Purpose {
     Change,
 }
 
+/// Where it goes in a blob, and its bytes.
+type Piece = (u64, Vec<u8>);
+
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) disk: SimDisk,
@@ -56,7 +59,7 @@ pub(crate) struct World {
     mounted: Option<Purpose>,
     pub(crate) records: HashMap<Record, Vec<u8>>,
     /// What has come of a kernel image.
-    pieces: Option<(Digest, Vec<(u64, Vec<u8>)>)>,
+    pieces: Option<(Digest, Vec<Piece>)>,
     pub(crate) dumps: Vec<DumpFile>,
     pub(crate) one_shot: Option<String>,
     pub(crate) has_variables: bool,
