@@ -19,16 +19,21 @@ use crate::ports::Verdict;
 
 /// How much of the file may be in the page cache at once, and is lost with the power.
 const CACHED: u64 = 4 << 20;
+/// Offset and length, before each piece.
+const HEADER: u64 = 12;
 /// No piece is longer: the ports say so.
 const LONGEST: u32 = 256 * 1024;
 /// `/var` is the workload's, and a record has to find room in it: with less than this nothing is
-/// kept. It is twice the largest kernel image.
+/// kept. It is twice the largest kernel image, and the file never takes more: servers that lie
+/// have pieces come again and again, at each attempt.
 const ROOM: u64 = 256 << 20;
 
 /// The file of pieces.
 #[derive(Debug)]
 pub(super) struct PieceFile {
     path: PathBuf,
+    /// How long the file may be.
+    most: u64,
     open: Mutex<Option<Open>>,
 }
 
@@ -37,6 +42,7 @@ pub(super) struct PieceFile {
 struct Open {
     blob: Digest,
     file: File,
+    len: u64,
     unsynced: u64,
 }
 
@@ -44,6 +50,7 @@ impl PieceFile {
     pub(super) const fn new(path: PathBuf) -> Self {
         Self {
             path,
+            most: ROOM,
             open: Mutex::new(None),
         }
     }
@@ -105,6 +112,10 @@ impl PieceFile {
             Some(now) => open.insert(now),
             None => open.insert(self.open(blob)?),
         };
+        now.len = now.len.saturating_add(HEADER + u64::from(length));
+        if now.len > self.most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         now.file.write_all(&offset.to_le_bytes())?;
         now.file.write_all(&length.to_le_bytes())?;
         now.file.write_all(bytes)?;
@@ -140,10 +151,11 @@ impl PieceFile {
             file.rewind()?;
             file.write_all(blob.as_bytes())?;
         }
-        file.seek(SeekFrom::End(0))?;
+        let len = file.seek(SeekFrom::End(0))?;
         Ok(Open {
             blob: *blob,
             file,
+            len,
             unsynced: 0,
         })
     }
@@ -249,6 +261,24 @@ mod tests {
             assert_eq!(now.len(), expected + 1, "{len} bytes");
             assert_eq!(now.last(), Some(&(99, b"more".to_vec())));
         }
+    }
+
+    #[test]
+    fn pieces_that_come_again_and_again_fill_no_disk() {
+        let (_folder, mut pieces) = file();
+        pieces.most = 100;
+        for _ in 0..3 {
+            pieces.keep(&ONE, 0, b"twenty bytes, lied..").unwrap_or(());
+        }
+        // Of 32 + 3 * 32 bytes the last have no room: all of it goes, and the next begins anew.
+        assert!(!pieces.path.exists());
+        pieces.keep(&ONE, 0, b"anew").unwrap();
+        let again = PieceFile {
+            most: 60,
+            ..PieceFile::new(pieces.path.clone())
+        };
+        let error = again.keep(&ONE, 4, b"what lay there counts").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]
