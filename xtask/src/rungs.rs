@@ -54,7 +54,10 @@ fn fast(checkout: &Checkout, runner: &Runner, phases: &mut Phases) -> Result<()>
     phases.time("host packages", || host::set_up(runner))?;
     // Not quiet: on a fresh machine it takes ten minutes.
     phases.time("compile", || runner.run(test(checkout).arg("--no-run")))?;
-    phases.time("fast tests", || runner.run(&mut test(checkout)))
+    // All that fail are told, not only the first: the next run is an hour away.
+    phases.time("fast tests", || {
+        runner.run(test(checkout).arg("--no-fail-fast"))
+    })
 }
 
 fn slow(
@@ -137,6 +140,8 @@ fn kernel_tests(checkout: &Checkout, runner: &Runner) -> Result<String> {
 pub(crate) fn test(checkout: &Checkout) -> Command {
     let mut test = cargo(checkout);
     test.args(["test", "--release", "--workspace"]);
+    // A failure's own words tell more than fifty lines of the runtime's frames.
+    test.env("RUST_BACKTRACE", "0");
     test
 }
 

@@ -15,11 +15,11 @@ use zbus::{Connection, Fd, OwnedObjectPath};
 
 use crate::asker::{Asker, Asking};
 
-/// The bus and systemd answer within a millisecond or so. Where one does not, the line in
-/// the history is shorter.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// The bus and systemd answer within a millisecond or so, and within a second on a machine
+/// with other work. Where one does not, the line in the history is shorter.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How many callers are looked up at once: one job is at work at a time, and who else calls
-/// is refused.
+/// is refused and not looked up any further.
 const PLACES: usize = 8;
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -52,7 +52,11 @@ impl Callers {
             let bus = self.bus.clone();
             let sender = OwnedUniqueName::from(sender.to_owned());
             tokio::spawn(async move {
-                learned.send_replace(Some(caller(&bus, sender).await));
+                tokio::select! {
+                    // Nobody wants to know it any more: the place is another's.
+                    () = learned.closed() => {}
+                    caller = caller(&bus, sender) => drop(learned.send_replace(Some(caller))),
+                }
                 drop(place);
             });
         }

@@ -160,9 +160,9 @@ async fn no_call_waits_until_it_is_known_who_called() {
         job.pause().await.unwrap();
         job.resume().await.unwrap();
     }
-    // Systemd is given 200 ms each time.
+    // Systemd is given 2 s each time.
     assert!(
-        begun.elapsed() < Duration::from_secs(4),
+        begun.elapsed() < Duration::from_secs(20),
         "{:?}",
         begun.elapsed()
     );
