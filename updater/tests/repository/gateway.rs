@@ -28,10 +28,13 @@ pub(crate) fn client(authorities: &Authorities) -> Client {
     build_gateway_client(&socket, &patience(), authorities).unwrap()
 }
 
+/// Returns a place for a socket that no other test has, nor a test in another process:
+/// some of these run themselves again.
 fn place() -> PathBuf {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gateway-{number}.socket"))
+    let process = std::process::id();
+    std::env::temp_dir().join(format!("bistable-gateway-{process}-{number}.socket"))
 }
 
 /// Begins a gateway in the place of the one that was there, if any.
