@@ -340,15 +340,6 @@ impl Bus {
         self.manager("Scrub", &()).await
     }
 
-    /// Takes an image off the list of those that failed here.
-    ///
-    /// # Errors
-    ///
-    /// Fails with [`Refused`] when the updater does not take the order.
-    pub async fn forgive(&self, root_hash: &str) -> Result<()> {
-        self.manager("Forgive", &root_hash).await
-    }
-
     /// Waits until no start job is left, and returns the units that failed.
     ///
     /// # Errors
@@ -632,21 +623,6 @@ impl Job<'_> {
                 })
             })
             .await
-    }
-
-    /// Gives the order `Cancel`, `Pause` or `Resume`.
-    ///
-    /// # Errors
-    ///
-    /// Fails with [`Refused`] when the updater does not take it.
-    pub async fn order(&self, order: &str) -> Result<()> {
-        self.bus
-            .proxy(UPDATER, self.path.as_str(), JOB)
-            .await?
-            .call(order, &())
-            .await
-            .map_err(named)
-            .with_context(|| format!("{order} failed"))
     }
 
     /// Waits until the job has ended.

@@ -2,7 +2,9 @@
 //!
 //! Each reads the states it claims twice: over the node's own D-Bus, and from
 //! the disk from outside when the node is off. `cargo xtask test` makes what
-//! they stand on (see `qemu_tests::fixtures`) and runs them, several at a time.
+//! they stand on (see `qemu_tests::fixtures`) and runs them, several at a time. Those that
+//! are ignored are told by `cargo xtask torture`, and by their names: together they take as
+//! long as all others, which show the main job and one of each kind of its enemies.
 
 #[path = "stories/bad_network.rs"]
 mod bad_network;

@@ -56,13 +56,14 @@ enum Task {
         /// Only the rungs without virtual machines and without image builds
         #[arg(long)]
         fast: bool,
-        /// Only stories whose name contains this
+        /// Only stories whose name contains this, the rarely told ones among them
         #[arg(long, value_name = "NAME", conflicts_with = "fast")]
         story: Option<String>,
     },
-    /// Cuts the power of nodes for as long as you like: every state that a recorded life's
-    /// disk may be left in, some of them booted, and nodes that are cut while they
-    /// stage. Ends with a table
+    /// Runs what `test` holds a sample of: the stories that it does not tell, which take a
+    /// quarter of an hour, and then cuts of the power for as long as you like: every state
+    /// that a recorded life's disk may be left in, some of them booted, and nodes that are cut
+    /// while they stage. Ends with a table
     Torture {
         /// For how many minutes; what has been begun is brought to its end
         #[arg(long, value_name = "N", default_value_t = 30)]

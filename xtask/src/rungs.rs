@@ -1,6 +1,7 @@
 //! The four rungs of tests, the fast ones first.
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -9,7 +10,7 @@ use serde_json::Value;
 
 use crate::checkout::Checkout;
 use crate::phases::Phases;
-use crate::programs::{self, cargo};
+use crate::programs::{self, Programs, cargo};
 use crate::runner::{Interrupted, Runner};
 use crate::{emulator, host, releases, room};
 
@@ -17,6 +18,14 @@ use crate::{emulator, host, releases, room};
 /// fills a core while it starts and waits while it soaks, so that three keep two
 /// cores busy.
 const STORIES_AT_A_TIME: &str = "--test-threads=3";
+
+/// What is among the ignored stories and is none: each has a command of its own.
+const NO_STORIES: [&str; 4] = [
+    "--skip",
+    "boots_by_encoding",
+    "--skip",
+    "torture_by_cuts_and_faults",
+];
 
 /// The rungs that need no virtual machine and no image: pure and wired.
 pub(crate) fn run_fast(checkout: &Checkout, runner: &Runner) -> Result<()> {
@@ -67,13 +76,7 @@ fn slow(
     story: Option<&str>,
 ) -> Result<()> {
     let programs = phases.time("compile programs", || programs::build(checkout, runner))?;
-    let slow = |target: &str| {
-        let mut slow = test(checkout);
-        slow.args(["--test", target])
-            .env("BISTABLE_BUILD_DIR", checkout.build())
-            .env("BISTABLE_IMAGE_BIN", &programs.image_tool);
-        slow
-    };
+    let slow = |target: &str| slow_test(checkout, &programs, target);
     let kernel_tests = phases.time("compile slow tests", || {
         let mut compile = slow("whole_build");
         runner.run(compile.args(["--test", "stories", "--no-run"]))?;
@@ -94,11 +97,36 @@ fn slow(
     let mut stories = slow("stories");
     stories.env(emulator::VARIABLE, emulator);
     stories.env("BISTABLE_KERNEL_TESTS", kernel_tests);
-    stories.args(["--", STORIES_AT_A_TIME]).args(story);
+    stories.args(["--", STORIES_AT_A_TIME]);
+    if let Some(name) = story {
+        stories.arg("--include-ignored").args(NO_STORIES).arg(name);
+    }
     let start = SystemTime::now();
     let told = phases.time("stories", || runner.run(&mut stories));
     phases.add_stories(&checkout.stories(), start);
     told
+}
+
+/// The stories that `cargo xtask test` only tells when they are named.
+pub(crate) fn rare_stories(
+    checkout: &Checkout,
+    runner: &Runner,
+    programs: &Programs,
+    emulator: &Path,
+) -> Result<()> {
+    let mut stories = slow_test(checkout, programs, "stories");
+    stories.env(emulator::VARIABLE, emulator);
+    stories.args(["--", STORIES_AT_A_TIME, "--ignored"]);
+    runner.run(stories.args(NO_STORIES))
+}
+
+/// Returns the tests of `target`, which need the programs and what was made with them.
+pub(crate) fn slow_test(checkout: &Checkout, programs: &Programs, target: &str) -> Command {
+    let mut slow = test(checkout);
+    slow.args(["--test", target])
+        .env("BISTABLE_BUILD_DIR", checkout.build())
+        .env("BISTABLE_IMAGE_BIN", &programs.image_tool);
+    slow
 }
 
 /// Fails when no story has `name` in its name: running none of them would pass, and

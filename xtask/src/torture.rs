@@ -1,6 +1,6 @@
-//! Cuts of the power and faults of the disk for as long as one likes: histories of a simulated
-//! node first, then the story that tells them of a real one; and the largest image in little
-//! memory.
+//! What `cargo xtask test` holds a sample of: histories of a simulated node, the largest image
+//! in little memory, the stories that are rarely told, and cuts of the power and faults of the
+//! disk of a real node for as long as one likes.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -41,7 +41,8 @@ pub(crate) fn any_seed() -> u64 {
 pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Result<()> {
     host::set_up(runner)?;
     let programs = programs::build(checkout, runner)?;
-    releases::prepare(checkout, runner, &programs, &releases::DEMO)?;
+    let recipes = [releases::DEMO, releases::STORIES].concat();
+    releases::prepare(checkout, runner, &programs, &recipes)?;
     let emulator = emulator::unpack(checkout, runner, &programs)?;
     let Torture {
         minutes,
@@ -65,11 +66,11 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Resu
         .args(["--", "--ignored", "--nocapture", "an_image_of_8_gib"]);
     runner.run(&mut memory)?;
 
-    let mut story = rungs::test(checkout);
+    if recording.is_none() {
+        rungs::rare_stories(checkout, runner, &programs, &emulator)?;
+    }
+    let mut story = rungs::slow_test(checkout, &programs, "stories");
     story
-        .args(["--test", "stories"])
-        .env("BISTABLE_BUILD_DIR", checkout.build())
-        .env("BISTABLE_IMAGE_BIN", &programs.image_tool)
         .env(emulator::VARIABLE, emulator)
         .env(MINUTES, minutes.to_string())
         .env(SEED, seed.to_string());

@@ -34,7 +34,19 @@ const NO_SHARE: Call = Call {
     name: "no-share",
     line: "/usr/bin/bistable proceed",
 };
-const CALLS: [Call; 3] = [HELD, STANDING, NO_SHARE];
+const PAUSE: Call = Call {
+    name: "pause",
+    line: "/usr/bin/bistable pause",
+};
+const RESUME: Call = Call {
+    name: "resume",
+    line: "/usr/bin/bistable resume",
+};
+const CANCEL: Call = Call {
+    name: "cancel",
+    line: "/usr/bin/bistable cancel",
+};
+const CALLS: [Call; 6] = [HELD, STANDING, NO_SHARE, PAUSE, RESUME, CANCEL];
 
 /// Where blobs are in a repository.
 const BLOBS: &str = "blobs/";
@@ -134,7 +146,12 @@ async fn breaks(shop: &Shop, mirror: &Server, bus: &Bus, two: &Image) -> Result<
 }
 
 /// Pauses and cancels a stage that waits for a server.
-async fn second_thoughts(shop: &Shop, mirror: &Server, bus: &Bus, two: &Image) -> Result<()> {
+async fn second_thoughts(
+    shop: &Shop,
+    mirror: &Server,
+    (bus, seat): (&Bus, &mut Seat<'_>),
+    two: &Image,
+) -> Result<()> {
     let blobs = shop.repository.blobs(&two.version)?;
     for server in [&shop.server, mirror] {
         server.behave(Manner::WithoutRanges);
@@ -160,13 +177,14 @@ async fn second_thoughts(shop: &Shop, mirror: &Server, bus: &Bus, two: &Image) -
             })
         })
         .await?;
-    job.order("Pause").await?;
+    let soon = || Deadline::after(TRIAL_SECONDS);
+    seat.exits(PAUSE, 0, soon()).await?;
     ensure!(job.report().await?.paused, "it is not paused");
     let second = refusal(bus.stage("", StageOptions::default()).await)?;
     ensure!(second.name == "Busy", "a second caller got {second}");
-    job.order("Resume").await?;
+    seat.exits(RESUME, 0, soon()).await?;
     ensure!(!job.report().await?.paused, "it is still paused");
-    job.order("Cancel").await?;
+    seat.exits(CANCEL, 0, soon()).await?;
     let report = job.ended(Deadline::after(STAGE_SECONDS)).await?;
     ensure!(report.result == "cancelled", "it ended so: {report:?}");
     at_rest(bus).await?;
@@ -211,7 +229,7 @@ async fn network(story: &mut Story) -> Result<()> {
     expect_slots(&bus, Slot::A, good(&one), armed(&three)).await?;
     story.step("release 3 is staged straight from 1, past a server that lies");
 
-    second_thoughts(&shop, &mirror, &bus, &two).await?;
+    second_thoughts(&shop, &mirror, (&bus, &mut seat), &two).await?;
     expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
     story.step("a stage was paused, resumed and cancelled in the middle");
 

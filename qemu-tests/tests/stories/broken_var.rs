@@ -56,6 +56,7 @@ fn late(handed: Handed) -> Handed {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "told by `cargo xtask torture`"]
 async fn without_var_a_trial_ends_at_once_and_a_good_slot_waits_and_says_why() -> Result<()> {
     tell("broken-var", async |story| {
         let (one, two) = (story.image("1")?, story.image("2")?);

@@ -35,6 +35,7 @@ async fn expect_whole_tables(node: &Node) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "told by `cargo xtask torture`"]
 async fn on_a_disk_that_is_damaged_and_full_a_node_boots_names_it_and_then_updates() -> Result<()> {
     tell("damaged-disk", async |story| {
         let (one, two) = (story.image("1")?, story.image("2")?);

@@ -127,6 +127,7 @@ async fn failing(story: &mut Story) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "told by `cargo xtask torture`"]
 async fn a_disk_that_fails_is_named_and_the_node_boots_and_then_updates() -> Result<()> {
     tell("failing-disk", failing).await
 }

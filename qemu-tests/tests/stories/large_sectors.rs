@@ -13,6 +13,7 @@ use crate::update::reboot_into_trial;
 const SECTORS: SectorSize = SectorSize::B4096;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "told by `cargo xtask torture`"]
 async fn a_node_on_sectors_of_4096_bytes_boots_and_updates() -> Result<()> {
     tell("large-sectors", async |story| {
         let (one, two) = (story.image("1")?, story.image("2")?);

@@ -5,9 +5,9 @@ use partition_layout::Slot;
 use qemu_tests::bus::{JobReport, StageOptions};
 use qemu_tests::deadline::Deadline;
 use qemu_tests::smbios::Handed;
-use qemu_tests::story::{expect_disk, expect_slots, tell};
+use qemu_tests::story::{expect_disk, tell};
 
-use crate::tale::{STAGE_SECONDS, at_rest, good};
+use crate::tale::{STAGE_SECONDS, at_rest};
 
 /// Where the power fails, in percent of the work of staging: fetch and write first, read-back last.
 const CUTS: [u64; 5] = [2, 25, 50, 75, 97];
@@ -68,19 +68,9 @@ async fn wherever_the_power_fails_the_old_slot_boots_and_staging_then_completes(
             Some(&two),
             &[&one.good_entry(), &two.armed_entry(3)],
         )?;
+        machine.disk()?.expect_root(Slot::B, &two)?;
         story.step("staging completes");
-        let node = machine.power_on().await?;
-        let bus = node.bus().await?;
-        at_rest(&bus).await?;
-        expect_slots(&bus, Slot::B, good(&one), good(&two)).await?;
-        story.step("release 2 is good");
-        let machine = node.shut_down().await?;
-        expect_disk(
-            &machine,
-            Some(&one),
-            Some(&two),
-            &[&one.good_entry(), &two.watched_entry()],
-        )
+        Ok(())
     })
     .await
 }

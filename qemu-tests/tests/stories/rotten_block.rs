@@ -14,6 +14,10 @@ use qemu_tests::story::{expect_slots, tell};
 
 use crate::tale::{EMPTY, at_rest, good};
 
+const SCRUB: Call = Call {
+    name: "scrub",
+    line: "/usr/bin/bistable scrub",
+};
 const HAPPENED: Call = Call {
     name: "happened",
     line: "/usr/bin/bistable history",
@@ -26,10 +30,8 @@ const PERCENT: u64 = 72;
 /// What the files there are called.
 const FILES: &str = "(/usr/lib/modules/";
 
-/// Has the booted image read, and returns how it is told that something, which the message
-/// names, was mended.
-async fn read_and_mend(bus: &Bus, what: &str) -> Result<String> {
-    bus.scrub().await?;
+/// Waits until something, which the message names, was mended, and returns how that is told.
+async fn mended(bus: &Bus, what: &str) -> Result<String> {
     Deadline::after(BOOT_SECONDS)
         .until(format_args!("{what} to be mended"), async || {
             let history = bus.history().await?;
@@ -50,7 +52,7 @@ async fn rotten_blocks_of_the_booted_image_and_of_its_kernel_are_found_and_mende
     tell("rotten-block", async |story| {
         let one = story.image("1")?;
         let shop = story.open_shop(&["1"]).await?;
-        let handed = HAPPENED.hand_in(shop.configure(Handed::default()));
+        let handed = Seat::hand_in(&[SCRUB, HAPPENED], shop.configure(Handed::default()));
         let machine = story.machine_with_probe(handed, &[])?;
         machine
             .disk()?
@@ -65,15 +67,16 @@ async fn rotten_blocks_of_the_booted_image_and_of_its_kernel_are_found_and_mende
         expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
         story.step("release 1 runs, with a rotten block");
 
-        let message = read_and_mend(&bus, "block ").await?;
+        let mut seat = Seat::at(story, &node, &bus)?;
+        let soon = || Deadline::after(BOOT_SECONDS);
+        seat.exits(SCRUB, 0, soon()).await?;
+        let message = mended(&bus, "block ").await?;
         ensure!(
             message.contains(FILES) && message.contains("from the repository"),
             "it was told without a file, or came from elsewhere: {message}"
         );
         story.step(&message);
-        let mut seat = Seat::at(story, &node, &bus)?;
-        let told = seat.exits(HAPPENED, 0, Deadline::after(BOOT_SECONDS));
-        let told = told.await?.out;
+        let told = seat.exits(HAPPENED, 0, soon()).await?.out;
         ensure!(told.contains("mended") && told.contains(FILES), "{told}");
 
         // What the kernel image is, was written down when it was read just now.
@@ -88,7 +91,8 @@ async fn rotten_blocks_of_the_booted_image_and_of_its_kernel_are_found_and_mende
             Ok(sound)
         };
         let sound = node.look_at_disk(harm).await?;
-        let message = read_and_mend(&bus, "kernel image").await?;
+        bus.scrub().await?;
+        let message = mended(&bus, "kernel image").await?;
         story.step(&message);
 
         let disk = node.shut_down().await?.disk()?;

@@ -42,11 +42,13 @@ async fn a_sick_release_is_undone_explained_and_barred_until_forgiven() -> Resul
     tell("sick-unit", async |story| {
         let (one, sick) = (story.image("1")?, story.image("sick-unit")?);
         let shop = story.open_shop(&["sick-unit"]).await?;
+        let forgive = Call {
+            name: "forgive",
+            line: format!("/usr/bin/bistable forgive {}", sick.root_hash).leak(),
+        };
+        let handed = forgive.hand_in(shop.configure(Handed::default()));
         let node = story
-            .machine_with_probe(
-                Seat::hand_in(&CALLS, shop.configure(Handed::default())),
-                &[],
-            )?
+            .machine_with_probe(Seat::hand_in(&CALLS, handed), &[])?
             .power_on()
             .await?;
         let bus = node.bus().await?;
@@ -119,7 +121,7 @@ async fn a_sick_release_is_undone_explained_and_barred_until_forgiven() -> Resul
             "staging it again was refused with {refused}"
         );
         expect_slots(&bus, Slot::A, good(&one), EMPTY).await?;
-        bus.forgive(&sick.root_hash).await?;
+        seat.exits(forgive, 0, deadline()).await?;
         ensure!(bus.barred().await?.is_empty(), "it was not forgiven");
         stage_well(&bus, &sick, StageOptions::default())
             .await

@@ -122,7 +122,7 @@ async fn update(story: &mut Story) -> Result<()> {
     let (one, two, three) = (story.image("1")?, story.image("2")?, story.image("3")?);
     let shop = story.open_shop(&["2"]).await?;
     let handed = Seat::hand_in(&CALLS, shop.configure(Handed::default()));
-    let machine = story.machine_with_probe(handed, &[])?.with_two_processors();
+    let machine = story.machine_with_probe(handed, &[])?;
     let node = machine.power_on().await?;
     let bus = node.bus().await?;
     at_rest(&bus).await?;
