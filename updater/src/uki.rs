@@ -9,6 +9,8 @@
 
 mod kept;
 
+use std::ops::Range;
+
 use partition_layout::BootEntry;
 use release::limits::{BLOCK_SIZE, MAX_UKI_BYTES};
 use release::pack::{Frame, PackShape};
@@ -20,7 +22,7 @@ use self::kept::Keeper;
 use crate::fetch::Missing;
 use crate::meter::Meter;
 use crate::plan::{Alternative, Method, PlanPart, WhyNot, choose};
-use crate::ports::{BootControl, Fetch, KeptPieces, Pace, Slots, Stop, Verdict};
+use crate::ports::{BootControl, Fetch, KeptPieces, Pace, RangeSupport, Slots, Stop, Verdict};
 use crate::refusal::Chain;
 use crate::stage::{
     Bench, CHUNK, FrameTarget, Frames, PackInUse, Recipe, Source, digest, fetched, len, memory,
@@ -102,7 +104,7 @@ impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
     }
 }
 
-impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
+impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
     /// Shows the ways by which the kernel image can come.
     pub(crate) fn plan_kernel(&mut self, release: &Release) -> Result<(), StageError> {
         self.compare_kernel_ways(release).map(drop)
@@ -117,6 +119,7 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
         };
         let mut whole = way(Method::Whole);
         (whole.fetch, whole.requests) = (blob.size, 1);
+        self.take_off(self.kept_beginning(blob), &mut whole);
         let mut local = way(Method::Local);
         local.copy = blob.size;
         if booted.as_ref().is_none_or(|it| it.sha256 != blob.sha256) {
@@ -132,7 +135,10 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
         let support = self.network.ranges();
         let opened = match opened {
             Ok(pack) => {
-                Recipe::all_frames(&pack.view()).charge(support, &mut patch);
+                let recipe = Recipe::all_frames(&pack.view());
+                recipe.charge(support, &mut patch);
+                let kept = self.kept_pieces(&pack.pack.blob, &recipe.packed);
+                self.take_off(kept, &mut patch);
                 Some(pack)
             }
             Err(why_not) => {
@@ -175,6 +181,48 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
         }))
     }
 
+    /// Takes off what need not come any more, as far as servers can be asked for the rest.
+    fn take_off(&self, kept: u64, way: &mut Alternative) {
+        if self.network.ranges() == RangeSupport::No {
+            return;
+        }
+        way.there = kept.min(way.fetch);
+        way.fetch -= way.there;
+        if way.fetch == 0 {
+            way.requests = 0;
+        }
+    }
+
+    /// Returns how much of the beginning of `blob` an earlier stage has kept.
+    fn kept_beginning(&self, blob: &Blob) -> u64 {
+        let mut kept = 0;
+        Keeper::new(self.device, blob).replay(&mut |offset, bytes| {
+            let end = offset.saturating_add(len(bytes));
+            if offset != kept || end > blob.size {
+                return Verdict::Stop;
+            }
+            kept = end;
+            Verdict::Taken
+        });
+        kept
+    }
+
+    /// Returns how much of `ranges` of `blob` an earlier stage has kept.
+    fn kept_pieces(&self, blob: &Blob, ranges: &[Range<u64>]) -> u64 {
+        let mut missing = Missing::of(ranges, blob.size);
+        let all = missing.bytes();
+        Keeper::new(self.device, blob).replay(&mut |offset, bytes| {
+            let end = offset.saturating_add(len(bytes));
+            if lies_on_blocks(offset, end, blob) {
+                missing.remove(offset..end);
+            }
+            Verdict::Taken
+        });
+        all.saturating_sub(missing.bytes())
+    }
+}
+
+impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
     /// Reads the booted slot's kernel image through. One that cannot be read is
     /// of no use, and no more than that.
     fn booted_kernel(&self) -> Result<Option<BootedKernel>, StageError> {

@@ -28,7 +28,7 @@ impl Missing {
     }
 
     /// Returns how many bytes are wanted.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.parts.iter().map(|(start, end)| end - start).sum()
     }
 

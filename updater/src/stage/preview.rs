@@ -14,10 +14,10 @@ use super::survey::{Class, Search, Survey};
 use super::tree::{TreePart, Upper};
 use super::{Bench, block_size, len, memory};
 use crate::plan::{Plan, PlanPart};
-use crate::ports::{BootControl, Fetch, Pace, Part, Slots};
+use crate::ports::{BootControl, Fetch, KeptPieces, Pace, Part, Slots};
 use crate::stage_error::StageError;
 
-impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
+impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
     /// Returns the ways by which `release` would come into `slot`. What it
     /// fetches for that (the hash tree, the indexes of packs) is not kept.
     pub fn preview(&mut self, slot: Slot, release: &Release) -> Result<Plan, StageError> {

@@ -3,9 +3,10 @@
 use release::Release;
 use sha2::{Digest as _, Sha256};
 use updater::machine::Outcome;
+use updater::plan::PlanPart;
 
 use super::fake::{FakeNode, Image, Trouble};
-use super::gate::Daemon;
+use super::gate::{Daemon, outcome, stage};
 use super::network::{FakeRepository, Lie, Which, image, version};
 use super::packs::publish_patches;
 
@@ -139,7 +140,12 @@ async fn what_came_of_a_kernel_image_is_used_by_the_next_stage() {
     let first = stand.stage_half().await;
     assert_eq!(first, 2 * PIECE);
     let daemon = Daemon::start(&stand.node, &stand.repository).await;
-    assert_eq!(daemon.stage("2").await, Outcome::Done);
+    let mut job = daemon.begin(stage("2")).await.unwrap();
+    assert_eq!(outcome(&mut job).await, Outcome::Done);
+    // The plan knew.
+    let work = job.work.borrow().clone();
+    let way = work.plan.chosen(PlanPart::Uki).unwrap();
+    assert_eq!((way.there, way.fetch), (first, stand.size - first));
     assert_eq!(stand.sent(), stand.size - first);
     let line = daemon.handle.view().node.history.last().cloned().unwrap();
     assert!(line.cost.kept >= first, "{:?}", line.cost);

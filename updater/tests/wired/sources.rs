@@ -525,7 +525,13 @@ fn a_preview_writes_nothing() {
         180 * BLOCK as u64
     );
     let kinds = stand.node.operation_kinds();
-    let reads = ["view", "entries", "read-medium", "read-entry"];
+    let reads = [
+        "view",
+        "entries",
+        "read-medium",
+        "read-entry",
+        "replay-pieces",
+    ];
     assert!(kinds.iter().all(|kind| reads.contains(kind)), "{kinds:?}");
     assert_eq!(
         (
