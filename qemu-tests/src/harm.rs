@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
 use partition_layout::{Partition, TableCopy};
+use tempfile::NamedTempFile;
 
 use crate::outside::OutsideDisk;
 use crate::room::run;
@@ -91,6 +92,18 @@ impl OutsideDisk {
     /// Fails when there is none of this name, or the ESP cannot be written.
     pub fn remove_entry(&self, name: &str) -> Result<()> {
         run(self.on_esp("mdel")?.arg(in_boot_folder(name))).map(drop)
+    }
+
+    /// Makes a boot entry without content: what a rename leaves beside the old name when the power
+    /// fails inside it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the ESP cannot be written.
+    pub fn begin_entry(&self, name: &str) -> Result<()> {
+        let empty = NamedTempFile::new().context("cannot make an empty file")?;
+        let mut copy = self.on_esp("mcopy")?;
+        run(copy.arg(empty.path()).arg(in_boot_folder(name))).map(drop)
     }
 
     fn overwrite(&self, pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Result<Kept> {

@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt as _;
 use anyhow::{Context as _, Result};
 use partition_layout::Slot;
 use qemu_tests::bus::{Bus, JobReport, StageOptions};
-use qemu_tests::faults::{Access, Faults, spread};
+use qemu_tests::faults::{Access, Faults, Then, spread};
 use qemu_tests::fixtures::Image;
-use qemu_tests::node::Node;
+use qemu_tests::node::{Node, RESET_SECONDS};
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, expect_disk, expect_slots, tell};
 
@@ -78,6 +78,22 @@ async fn stage_on(node: &Node, bus: &Bus, faults: &Faults) -> Result<JobReport> 
     Ok(report)
 }
 
+/// One flush fails, and the kernel lets nobody write to `/var` any more; the next start mends it.
+async fn without_var(node: &Node, bus: Bus, one: &Image) -> Result<Bus> {
+    // A stage begins with a record, which is brought to the medium.
+    let report = stage_on(node, &bus, &Faults::nth(Access::Flush, 1, Then::Recovers)).await?;
+    expect_failure(&report, "RecordFailed", &[])?;
+    let report = stage(&bus, StageOptions::default()).await?;
+    expect_failure(&report, "RecordFailed", &["Read-only file system"])?;
+    expect_disarmed(node, &bus, one).await?;
+    let mark = node.qmp().mark();
+    bus.reboot().await?;
+    node.reset(mark, RESET_SECONDS).await?;
+    let bus = node.bus().await?;
+    at_rest(&bus).await?;
+    Ok(bus)
+}
+
 async fn failing(story: &mut Story) -> Result<()> {
     let (one, two) = (story.image("1")?, story.image("2")?);
     let shop = story.open_shop(&["2"]).await?;
@@ -112,6 +128,9 @@ async fn failing(story: &mut Story) -> Result<()> {
     expect_failure(&report, "SlotWriteFailed", &["kernel image", WHY])?;
     expect_disarmed(&node, &bus, &one).await?;
     story.step("writing the kernel image failed");
+
+    let bus = without_var(&node, bus, &one).await?;
+    story.step("/var was given up by the kernel, and mended at the next start");
 
     node.break_disk(&Faults::at(Access::Read, [places.booted]))
         .await?;
