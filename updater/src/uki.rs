@@ -119,7 +119,9 @@ impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
         };
         let mut whole = way(Method::Whole);
         (whole.fetch, whole.requests) = (blob.size, 1);
-        self.take_off(self.kept_beginning(blob), &mut whole);
+        let keeper = Keeper::new(self.device, blob);
+        let kept = keeper.replay_beginning(blob.size, &mut |_, _| Verdict::Taken);
+        self.take_off(kept, &mut whole);
         let mut local = way(Method::Local);
         local.copy = blob.size;
         if booted.as_ref().is_none_or(|it| it.sha256 != blob.sha256) {
@@ -191,20 +193,6 @@ impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
         if way.fetch == 0 {
             way.requests = 0;
         }
-    }
-
-    /// Returns how much of the beginning of `blob` an earlier stage has kept.
-    fn kept_beginning(&self, blob: &Blob) -> u64 {
-        let mut kept = 0;
-        Keeper::new(self.device, blob).replay(&mut |offset, bytes| {
-            let end = offset.saturating_add(len(bytes));
-            if offset != kept || end > blob.size {
-                return Verdict::Stop;
-            }
-            kept = end;
-            Verdict::Taken
-        });
-        kept
     }
 
     /// Returns how much of `ranges` of `blob` an earlier stage has kept.
@@ -357,20 +345,17 @@ impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
     /// Puts what is kept of the kernel image's beginning in its place.
     fn put_kept(&self, blob: &Blob) -> Result<Begun, StageError> {
         let (device, meter, stop) = (self.device, self.meter, self.stop);
-        let (mut begun, mut failed) = (Begun::default(), None);
-        Keeper::new(device, blob).replay(&mut |offset, bytes| {
-            let end = offset.saturating_add(len(bytes));
-            if offset != begun.offset || end > blob.size {
-                return Verdict::Stop;
-            }
+        let (mut hasher, mut failed) = (Sha256::new(), None);
+        let keeper = Keeper::new(device, blob);
+        let offset = keeper.replay_beginning(blob.size, &mut |offset, bytes| {
             if let Err(error) = put(device, meter, stop, offset, bytes, Source::There) {
                 failed = Some(error);
                 return Verdict::Stop;
             }
-            begun.hasher.update(bytes);
-            begun.offset = end;
+            hasher.update(bytes);
             Verdict::Taken
         });
+        let begun = Begun { hasher, offset };
         failed.map_or(Ok(begun), Err)
     }
 
