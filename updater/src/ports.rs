@@ -382,7 +382,8 @@ pub trait Slots: Send + Sync {
     fn view(&self) -> io::Result<DiskView>;
 
     /// Writes `bytes` at `offset`. They may still be in a cache on return, but
-    /// no more than a few MiB of all that was written are.
+    /// no more than a few MiB of all that was written are. So an error may be that of
+    /// bytes that were handed over before; it says which, and comes again until the part is let go.
     fn write(&self, slot: Slot, part: Part, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// On return every byte written to `part` has reached the medium, and no

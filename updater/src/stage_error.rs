@@ -41,11 +41,11 @@ pub enum StageError {
     Area { source: BadArea },
     #[error("no way is left by which the {what} could come")]
     NoWay { what: &'static str },
-    #[error("cannot write the {part:?} partition of slot {slot} at byte {offset}")]
+    #[error("cannot write the {part:?} partition of slot {slot}")]
     Write {
         slot: Slot,
         part: Part,
-        offset: u64,
+        /// It says where: what was handed over may be written a little later.
         source: io::Error,
     },
     #[error("cannot bring the {part:?} partition of slot {slot} to the medium")]

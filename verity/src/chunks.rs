@@ -4,6 +4,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::thread;
 
+use crate::aligned::AlignedBuffer;
 use crate::area::HashArea;
 use crate::device::ReadAt;
 use crate::params::DIGEST_SIZE;
@@ -72,9 +73,9 @@ impl Chunks {
     }
 
     /// Room for any chunk's data.
-    pub(crate) fn buffer(self) -> Vec<u8> {
+    pub(crate) fn buffer(self) -> AlignedBuffer {
         let blocks = self.blocks_each.min(self.data_blocks);
-        vec![0; usize::try_from(blocks * self.block_size).unwrap_or(usize::MAX)]
+        AlignedBuffer::new(usize::try_from(blocks * self.block_size).unwrap_or(usize::MAX))
     }
 
     /// Bytes of the digests of a chunk's blocks.

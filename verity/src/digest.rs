@@ -6,6 +6,8 @@
 //! other, and the processor overlaps them (1.2 times as fast, measured on a
 //! Xeon of 2023). For that, the compression function of `sha2` is called
 //! piece by piece; where salt, block and padding meet is worked out once.
+//!
+//! Zeros are not hashed at all: of a slot that was never written there is nothing else.
 
 use std::array;
 use std::slice;
@@ -49,6 +51,8 @@ pub(crate) struct BlockHasher {
     head: Vec<u8>,
     /// The last pieces; the first bytes are to be filled from the block.
     tail: Vec<[u8; PIECE]>,
+    /// The digest of a block of zeros.
+    zeros: Digest,
 }
 
 impl BlockHasher {
@@ -69,12 +73,15 @@ impl BlockHasher {
         tail.resize(end - 8, 0);
         tail.extend((8 * len as u64).to_be_bytes());
         let (tail, _) = tail.as_chunks();
-        Self {
+        let mut hasher = Self {
             block_size,
             start,
             head: head.to_vec(),
             tail: tail.to_vec(),
-        }
+            zeros: Digest::default(),
+        };
+        hasher.zeros = hasher.digest(&vec![0; block_size]);
+        hasher
     }
 
     /// The digest of `block`, which must be of this hasher's size.
@@ -90,7 +97,12 @@ impl BlockHasher {
         for group in groups {
             let mut blocks = group.chunks_exact(self.block_size);
             let lanes: [&[u8]; LANES] = array::from_fn(|_| blocks.next().unwrap_or_default());
-            digests.extend_from_slice(self.digest_lanes(lanes).as_flattened());
+            let found = if is_zero(group) {
+                [self.zeros; LANES]
+            } else {
+                self.digest_lanes(lanes)
+            };
+            digests.extend_from_slice(found.as_flattened());
         }
         for block in rest.chunks_exact(self.block_size) {
             digests.extend_from_slice(&self.digest(block));
@@ -138,6 +150,12 @@ impl BlockHasher {
     }
 }
 
+/// Looks no further than to the first piece that is anything else.
+fn is_zero(blocks: &[u8]) -> bool {
+    let (pieces, rest) = blocks.as_chunks::<PIECE>();
+    pieces.iter().all(|piece| *piece == [0; PIECE]) && rest.iter().all(|byte| *byte == 0)
+}
+
 /// Overwrites the start of `bytes`.
 fn fill<'a>(bytes: &mut [u8], from: impl IntoIterator<Item = &'a u8>) {
     for (to, from) in bytes.iter_mut().zip(from) {
@@ -148,6 +166,7 @@ fn fill<'a>(bytes: &mut [u8], from: impl IntoIterator<Item = &'a u8>) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::sample::Index;
     use sha2::{Digest as _, Sha256};
 
     use super::*;
@@ -159,10 +178,13 @@ mod tests {
             size_bits in 9_u32..=12,
             blocks in 0_usize..10,
             seed: u8,
+            zeros: [Index; 2],
             normal: bool,
         ) {
             let size = 1_usize << size_bits;
-            let data: Vec<u8> = (0..size * blocks).map(|n| (n * 31 / 7).to_le_bytes()[0] ^ seed).collect();
+            let mut data: Vec<u8> = (0..size * blocks).map(|n| (n * 31 / 7).to_le_bytes()[0] ^ seed).collect();
+            let [from, to] = zeros.map(|at| at.index(data.len() + 1));
+            data[from.min(to)..from.max(to)].fill(0);
             let hash_type = if normal { HashType::Normal } else { HashType::ChromeOs };
             let params = Params {
                 data_block_size: 4096,

@@ -17,6 +17,7 @@
 //! [`format()`] and [`verify`]. sha256 is the only hash algorithm.
 #![warn(missing_docs)]
 
+mod aligned;
 mod area;
 mod builder;
 mod chunks;
@@ -36,6 +37,7 @@ mod table;
 mod tree;
 mod verify;
 
+pub use aligned::AlignedBuffer;
 pub use area::{BadArea, HashArea, ReadAreaError};
 pub use builder::{BuildError, TreeBuilder};
 pub use compare::{CompareError, Stretch, compare};

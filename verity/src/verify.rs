@@ -4,6 +4,7 @@ use std::io;
 
 use partition_layout::RootHash;
 
+use crate::aligned::AlignedBuffer;
 use crate::area::HashArea;
 use crate::chunks::{Chunk, Chunks, Workers};
 use crate::device::ReadAt;
@@ -87,7 +88,7 @@ fn verify_on(
 struct Worker<'a, H> {
     tree: &'a VerifiedTree<&'a H>,
     path: Path,
-    buffer: Vec<u8>,
+    buffer: AlignedBuffer,
     digests: Vec<u8>,
 }
 

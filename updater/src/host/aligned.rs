@@ -9,20 +9,18 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use verity::AlignedBuffer;
 
-/// What offset, length and address have to be multiples of: at least the
-/// logical block of every disk.
-const ALIGNMENT: usize = 4096;
+/// What offset, length and address have to be multiples of.
+const ALIGNMENT: usize = AlignedBuffer::ALIGNMENT;
+const UNIT: u64 = ALIGNMENT as u64;
 /// What is moved at once.
-const BUFFER: usize = 1 << 20;
+pub(super) const BUFFER: usize = 1 << 20;
 
 /// A file or block device, opened past the page cache.
 #[derive(Debug)]
 pub(super) struct Direct {
     file: File,
-    buffer: AlignedBuffer,
-    /// Bytes written since the last sync.
-    unsynced: u64,
 }
 
 impl Direct {
@@ -50,46 +48,73 @@ impl Direct {
     fn open(options: &mut OpenOptions, flags: OFlags, path: &Path) -> io::Result<Self> {
         let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
         let file = options.custom_flags(flags).open(path)?;
-        Ok(Self {
-            file,
-            buffer: AlignedBuffer::new(),
-            unsynced: 0,
-        })
+        Ok(Self { file })
     }
 
-    /// Fills `out` from `offset`, from the medium.
-    pub(super) fn read(&mut self, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
-        let unit = u64::try_from(ALIGNMENT).expect("a small number");
-        while !out.is_empty() {
-            let skip = usize::try_from(offset % unit).expect("less than the unit");
-            let wanted = skip
-                .saturating_add(out.len())
-                .next_multiple_of(ALIGNMENT)
-                .min(BUFFER);
-            let space = self.buffer.get(wanted);
-            let got = self.file.read_at(space, offset - offset % unit)?;
-            let fresh = space.get(skip..got).unwrap_or(&[]);
-            let count = fresh.len().min(out.len());
+    /// Fills `out` from `offset`, from the medium. What is not aligned costs a copy.
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if is_aligned(offset, out) {
+            return if self.read_up_to(offset, out)? == out.len() {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            };
+        }
+        let skip = usize::try_from(offset % UNIT).expect("less than the unit");
+        let end = skip.saturating_add(out.len());
+        let mut buffer = AlignedBuffer::new(end.next_multiple_of(ALIGNMENT).min(BUFFER));
+        let (mut start, mut skip, mut rest) = (offset - offset % UNIT, skip, out);
+        while !rest.is_empty() {
+            let wanted = skip.saturating_add(rest.len()).next_multiple_of(ALIGNMENT);
+            let wanted = wanted.min(buffer.len());
+            let space = buffer.get_mut(..wanted).unwrap_or_default();
+            let got = self.read_up_to(start, space)?;
+            let fresh = space.get(skip..got).unwrap_or_default();
+            let count = fresh.len().min(rest.len());
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let (now, later) = out.split_at_mut(count);
+            let (now, later) = rest.split_at_mut(count);
             now.copy_from_slice(fresh.get(..count).expect("not more than there is"));
-            out = later;
-            offset = offset.saturating_add(u64::try_from(count).expect("a small number"));
+            rest = later;
+            start = start.saturating_add(u64::try_from(wanted).expect("a small number"));
+            skip = 0;
         }
         Ok(())
     }
 
-    /// Writes `bytes` at `offset`; both are whole blocks.
-    pub(super) fn write(&mut self, mut offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Fills aligned memory as far as the file goes, and returns how far that is.
+    fn read_up_to(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = out.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let from = offset.saturating_add(u64::try_from(filled).expect("a small number"));
+            match self.file.read_at(rest, from) {
+                Ok(got) => {
+                    filled = filled.saturating_add(got);
+                    // Only the end of a file is no multiple, and behind it nothing may be asked for.
+                    if got == 0 || !filled.is_multiple_of(ALIGNMENT) {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Writes `bytes` at `offset`; both are whole blocks. What is not aligned costs a copy.
+    pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if is_aligned(offset, bytes) {
+            return self.file.write_all_at(bytes, offset);
+        }
+        let mut buffer = AlignedBuffer::new(bytes.len().min(BUFFER));
+        let mut offset = offset;
         for piece in bytes.chunks(BUFFER) {
-            let space = self.buffer.get(piece.len());
+            let space = buffer.get_mut(..piece.len()).unwrap_or_default();
             space.copy_from_slice(piece);
             self.file.write_all_at(space, offset)?;
-            let written = u64::try_from(piece.len()).expect("a small number");
-            offset = offset.saturating_add(written);
-            self.unsynced = self.unsynced.saturating_add(written);
+            offset = offset.saturating_add(u64::try_from(piece.len()).expect("a small number"));
         }
         Ok(())
     }
@@ -100,42 +125,15 @@ impl Direct {
     }
 
     /// On return what was written has left the disk's own cache too.
-    pub(super) fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_all()?;
-        self.unsynced = 0;
-        Ok(())
-    }
-
-    /// The same, if it is `limit` bytes or more.
-    pub(super) fn sync_after(&mut self, limit: u64) -> io::Result<()> {
-        if self.unsynced < limit {
-            return Ok(());
-        }
-        self.sync()
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
     }
 }
 
-/// Memory whose address is a multiple of [`ALIGNMENT`].
-#[derive(Debug)]
-struct AlignedBuffer {
-    memory: Vec<u8>,
-    start: usize,
-}
-
-impl AlignedBuffer {
-    fn new() -> Self {
-        let memory = vec![0; BUFFER + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        Self { memory, start }
-    }
-
-    /// Returns the first `len` bytes, at most [`BUFFER`].
-    fn get(&mut self, len: usize) -> &mut [u8] {
-        let end = self.start.saturating_add(len.min(BUFFER));
-        self.memory
-            .get_mut(self.start..end)
-            .expect("there is room for the alignment")
-    }
+fn is_aligned(offset: u64, bytes: &[u8]) -> bool {
+    offset.is_multiple_of(UNIT)
+        && bytes.len().is_multiple_of(ALIGNMENT)
+        && bytes.as_ptr().addr().is_multiple_of(ALIGNMENT)
 }
 
 #[cfg(test)]
@@ -152,7 +150,7 @@ mod tests {
             .collect();
         file.write_all(&content).unwrap();
         file.as_file().sync_all().unwrap();
-        let mut direct = match Direct::open_to_read(file.path()) {
+        let direct = match Direct::open_to_read(file.path()) {
             // No file system of this machine has to know O_DIRECT.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
             opened => opened.unwrap(),

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use partition_layout::{
     DiskLayout, Partition, RootHash, Slot, SlotLabel, SlotPartitions, Version, relabel,
@@ -11,12 +11,9 @@ use partition_layout::{
 use super::Paths;
 use super::aligned::Direct;
 use super::sysfs::{PartitionPath, RootDevice};
+use super::write_behind::WriteBehind;
 use crate::ports::{DiskView, Part, SlotOnDisk};
 use crate::scrub::proven::Proven;
-
-/// A disk's own cache takes more than a whole image. Emptied only at the end, it would
-/// hold up whoever else syncs then: it is emptied for all at once.
-const SYNC_BYTES: u64 = 16 << 20;
 
 /// The disk that the running root stands on.
 #[derive(Debug)]
@@ -24,9 +21,16 @@ pub(super) struct Disk {
     device: RootDevice,
     partitions: PartitionPath,
     paths: Paths,
-    open: Mutex<HashMap<(Slot, Part), Direct>>,
+    open: Mutex<HashMap<(Slot, Part), Opened>>,
+}
+
+/// A partition that is at work.
+#[derive(Debug)]
+enum Opened {
     /// The booted slot's, which can only be read.
-    booted: Mutex<HashMap<(Slot, Part), Direct>>,
+    Booted(Arc<Direct>),
+    /// The spare slot's, held exclusively, and what writes it, if anything is written.
+    Spare(Arc<Direct>, Option<WriteBehind>),
 }
 
 impl Disk {
@@ -37,7 +41,6 @@ impl Disk {
             partitions,
             paths,
             open: Mutex::new(HashMap::new()),
-            booted: Mutex::new(HashMap::new()),
         }
     }
 
@@ -126,16 +129,25 @@ impl Disk {
         offset: u64,
         bytes: &[u8],
     ) -> io::Result<()> {
-        self.with(slot, part, |device| {
-            device.write(offset, bytes)?;
-            device.sync_after(SYNC_BYTES)
+        self.opened(slot, part, |opened| match opened {
+            Opened::Booted(_) => Err(must_not_be_touched(slot)),
+            Opened::Spare(_, Some(writer)) => writer.write(offset, bytes),
+            Opened::Spare(device, none @ None) => {
+                let writer = WriteBehind::start(Arc::clone(device))?;
+                none.insert(writer).write(offset, bytes)
+            }
         })
     }
 
     pub(super) fn flush(&self, slot: Slot, part: Part) -> io::Result<()> {
-        self.with(slot, part, |device| device.sync())
+        self.opened(slot, part, |opened| match opened {
+            Opened::Booted(_) => Err(must_not_be_touched(slot)),
+            Opened::Spare(_, Some(writer)) => writer.sync(),
+            Opened::Spare(device, None) => device.sync(),
+        })
     }
 
+    /// Several may read at the same time.
     pub(super) fn read_medium(
         &self,
         slot: Slot,
@@ -143,22 +155,14 @@ impl Disk {
         offset: u64,
         buffer: &mut [u8],
     ) -> io::Result<()> {
-        if self.open().contains_key(&(slot, part)) {
-            return self.with(slot, part, |device| device.read(offset, buffer));
-        }
-        let mut booted = self.booted_parts();
-        if let Some(device) = booted.get_mut(&(slot, part)) {
-            return device.read(offset, buffer);
-        }
-        let layout = self.layout()?;
-        if self.booted(&layout)? != slot {
-            return self.with(slot, part, |device| device.read(offset, buffer));
-        }
-        // Who holds it is the device-mapper; reading beside it does no harm.
-        let mut device = Direct::open_to_read(&self.partition(&layout, slot, part)?)?;
-        let result = device.read(offset, buffer);
-        booted.insert((slot, part), device);
-        result
+        let device = self.opened(slot, part, |opened| {
+            if let Opened::Spare(_, Some(writer)) = opened {
+                writer.drain()?;
+            }
+            let (Opened::Booted(device) | Opened::Spare(device, _)) = opened;
+            Ok(Arc::clone(device))
+        })?;
+        device.read(offset, buffer)
     }
 
     /// The device-mapper holds the partition and asks it for a block whenever somebody reads one, past
@@ -180,7 +184,7 @@ impl Disk {
             Part::Root => &partitions.root,
             Part::Verity => &partitions.verity,
         };
-        let mut device = Direct::open_beside(&self.path_of(partition)?)?;
+        let device = Direct::open_beside(&self.path_of(partition)?)?;
         device.write(proven.offset(), proven.bytes())?;
         device.sync()
     }
@@ -203,37 +207,33 @@ impl Disk {
     /// Lets go of the partitions.
     pub(super) fn release(&self) {
         self.open().clear();
-        self.booted_parts().clear();
     }
 
-    fn booted_parts(&self) -> MutexGuard<'_, HashMap<(Slot, Part), Direct>> {
-        self.booted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<(Slot, Part), Direct>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<(Slot, Part), Opened>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(
+    fn opened<T>(
         &self,
         slot: Slot,
         part: Part,
-        act: impl FnOnce(&mut Direct) -> io::Result<T>,
+        act: impl FnOnce(&mut Opened) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut open = self.open();
-        if let Some(device) = open.get_mut(&(slot, part)) {
-            return act(device);
+        if let Some(opened) = open.get_mut(&(slot, part)) {
+            return act(opened);
         }
-        let mut device = self.open_partition(slot, part)?;
-        let result = act(&mut device);
-        open.insert((slot, part), device);
-        result
-    }
-
-    fn open_partition(&self, slot: Slot, part: Part) -> io::Result<Direct> {
         let layout = self.layout()?;
-        self.refuse_booted(slot, &layout)?;
-        Direct::open_exclusively(&self.partition(&layout, slot, part)?)
+        let path = self.partition(&layout, slot, part)?;
+        let mut opened = if self.booted(&layout)? == slot {
+            // Who holds it is the device-mapper; reading beside it does no harm.
+            Opened::Booted(Arc::new(Direct::open_to_read(&path)?))
+        } else {
+            Opened::Spare(Arc::new(Direct::open_exclusively(&path)?), None)
+        };
+        let result = act(&mut opened);
+        open.insert((slot, part), opened);
+        result
     }
 
     fn partition(&self, layout: &DiskLayout, slot: Slot, part: Part) -> io::Result<PathBuf> {
@@ -262,11 +262,15 @@ impl Disk {
 
     fn refuse_booted(&self, slot: Slot, layout: &DiskLayout) -> io::Result<()> {
         if self.booted(layout)? == slot {
-            let message = format!("slot {slot} is booted and must not be touched");
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+            return Err(must_not_be_touched(slot));
         }
         Ok(())
     }
+}
+
+fn must_not_be_touched(slot: Slot) -> io::Error {
+    let message = format!("slot {slot} is booted and must not be touched");
+    io::Error::new(io::ErrorKind::PermissionDenied, message)
 }
 
 fn refused(slot: Slot) -> io::Error {

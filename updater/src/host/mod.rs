@@ -17,6 +17,7 @@ mod sysfs;
 #[cfg(test)]
 mod tests;
 mod variables;
+mod write_behind;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};

@@ -1,6 +1,5 @@
 //! The names on the EFI system partition, changed while nobody has it mounted.
 
-use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 
@@ -17,7 +16,7 @@ pub(super) type Names<'a> = EntryNames<'a, Partition>;
 /// A partition that is read and written past the page cache, which may still hold
 /// what a file system has read from it.
 #[derive(Debug)]
-pub(super) struct Partition(RefCell<Direct>);
+pub(super) struct Partition(Direct);
 
 /// Mends the names of boot entries on the partition at `path`, then lets `act` change
 /// them. On return everything has reached the disk.
@@ -35,7 +34,7 @@ pub(super) fn edit_names(
             error
         }
     })?;
-    let mut partition = Partition(RefCell::new(direct));
+    let mut partition = Partition(direct);
     let end = partition.size()?;
     let edited = EntryNames::read(&mut partition, 0..end).and_then(|mut names| {
         for torn in names.mend()? {
@@ -57,7 +56,7 @@ pub(super) fn images_of_others(
     booted: &Version,
     root_hash: &RootHash,
 ) -> io::Result<Vec<String>> {
-    let partition = Partition(RefCell::new(Direct::open_to_read(path)?));
+    let partition = Partition(Direct::open_to_read(path)?);
     let whole = partition_layout::Partition {
         number: 1,
         type_guid: Uuid::nil(),
@@ -101,23 +100,23 @@ fn in_use(path: &Path) -> io::Error {
 
 impl Device for Partition {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.borrow_mut().read(offset, buffer)
+        self.0.read(offset, buffer)
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.get_mut().write(offset, bytes)
+        self.0.write(offset, bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.0.get_mut().sync()
+        self.0.sync()
     }
 
     fn size(&self) -> io::Result<u64> {
-        Device::size(self.0.borrow().file())
+        Device::size(self.0.file())
     }
 
     fn sector_size(&self) -> io::Result<Option<SectorSize>> {
-        Device::sector_size(self.0.borrow().file())
+        Device::sector_size(self.0.file())
     }
 }
 

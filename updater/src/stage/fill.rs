@@ -8,11 +8,12 @@ use release::pack::Frame;
 use verity::{CompareError, Match};
 
 use super::booted::Booted;
+use super::copy::copy;
 use super::frames::{FrameTarget, Frames};
 use super::medium::Medium;
 use super::recipe::Recipe;
 use super::survey::{Class, Search, take_survey};
-use super::target::{Target, chunks};
+use super::target::Target;
 use super::ways::{PackInUse, Ways};
 use super::{Bench, Source, block_size, fetched, flush, len, memory, open_tree};
 use crate::plan::PlanPart;
@@ -160,65 +161,6 @@ impl<D: Slots + Pace, N: Fetch> Bench<'_, D, N> {
                 });
         fetched(IMAGE, result, failed, stop)
     }
-}
-
-/// Copies what the booted slot holds. What has rotten there is missing after all.
-fn copy<D: Slots + Pace>(
-    target: &mut Target<'_, D>,
-    booted: &Booted<'_, D>,
-    search: &mut Search<'_, D>,
-) -> Result<(), StageError> {
-    let mut from = 0;
-    while let Some(run) = target.survey.next_run(Class::Booted, from) {
-        from = run.end;
-        for chunk in chunks(&run) {
-            let mut block = chunk.start;
-            while block < chunk.end {
-                let count = copy_neighbours(target, booted, search, block..chunk.end)?;
-                block = block.saturating_add(count);
-            }
-        }
-        for block in run {
-            if target.survey.get(block) == Class::Booted {
-                target.survey.set(block, Class::Missing);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Copies the first of `blocks`, and those behind it that are neighbours in
-/// the booted slot too. Returns how many they are.
-fn copy_neighbours<D: Slots + Pace>(
-    target: &mut Target<'_, D>,
-    booted: &Booted<'_, D>,
-    search: &mut Search<'_, D>,
-    blocks: std::ops::Range<u64>,
-) -> Result<u64, StageError> {
-    let first = blocks.start;
-    let Some(place) = search.place_of(&target.digest_of(first)?) else {
-        return Ok(1);
-    };
-    let mut count = 1;
-    for block in blocks.skip(1) {
-        let digest = target.digest_of(block)?;
-        if !search.follows(&digest) {
-            break;
-        }
-        count += 1;
-    }
-    let mut bytes = vec![0; memory(count).saturating_mul(block_size())];
-    if booted.read_blocks(place, &mut bytes).is_ok() {
-        target.offer(first, &bytes, Source::Booted)?;
-        return Ok(count);
-    }
-    // Somewhere in there is a sector that cannot be read; the others can.
-    for (at, bytes) in (0..count).zip(bytes.chunks_mut(block_size())) {
-        if booted.read_blocks(place.saturating_add(at), bytes).is_ok() {
-            target.offer(first.saturating_add(at), bytes, Source::Booted)?;
-        }
-    }
-    Ok(count)
 }
 
 /// Frames of a pack of the root image.

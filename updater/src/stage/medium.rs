@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use partition_layout::Slot;
-use verity::ReadAt;
+use verity::{AlignedBuffer, ReadAt};
 
 use super::{CHUNK, len, memory};
 use crate::ports::{Part, Slots};
@@ -32,7 +32,7 @@ impl<'a, D: Slots> Medium<'a, D> {
         range: Range<u64>,
         mut sink: impl FnMut(&[u8]) -> Result<(), StageError>,
     ) -> Result<(), StageError> {
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = AlignedBuffer::new(CHUNK);
         let mut offset = range.start;
         while offset < range.end {
             let rest = memory((range.end - offset).min(len(&buffer)));

@@ -19,6 +19,7 @@
 //! Start reading at [`tree`], then [`fill`].
 
 mod booted;
+mod copy;
 mod fill;
 mod frames;
 mod index;
@@ -247,12 +248,7 @@ fn write(
 ) -> Result<(), StageError> {
     device
         .write(slot, part, offset, bytes)
-        .map_err(|source| StageError::Write {
-            slot,
-            part,
-            offset,
-            source,
-        })?;
+        .map_err(|source| StageError::Write { slot, part, source })?;
     meter.wrote(len(bytes));
     Ok(())
 }

@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     /// Only one of the two scenarios
     #[arg(long)]
     only: Option<Scenario>,
+    /// No peers and no goals: what a change makes of ours
+    #[arg(long)]
+    ours: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -83,7 +86,7 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, arguments: &Arguments) -
             ),
         };
         let stand = Stand::set_up(checkout, runner, &folder.join(name), releases, channel)?;
-        let report = measure(&stand, scenario, &ours, arguments.runs)?;
+        let report = measure(&stand, scenario, &ours, arguments)?;
         goals.extend(report.goals());
         writeln!(io::stdout(), "{report}").context("cannot print")?;
     }
@@ -99,11 +102,24 @@ pub(crate) fn first_install(checkout: &Checkout, runner: &Runner) -> Result<[Rel
     ])
 }
 
-fn measure(stand: &Stand<'_>, scenario: Scenario, ours: &Bistable, runs: u8) -> Result<Report> {
+fn measure(
+    stand: &Stand<'_>,
+    scenario: Scenario,
+    ours: &Bistable,
+    arguments: &Arguments,
+) -> Result<Report> {
+    let Arguments {
+        runs,
+        ours: ours_alone,
+        ..
+    } = *arguments;
     let peers = peers();
     let mut all: Vec<&dyn Program> = vec![ours];
     all.extend(peers.iter().map(AsRef::as_ref));
     all.push(&Curl);
+    if ours_alone {
+        all.truncate(1);
+    }
     for program in &all {
         stand.publish(*program)?;
     }
