@@ -108,7 +108,7 @@ async fn failing(story: &mut Story) -> Result<()> {
     let faults =
         Faults::at(Access::Read, [places.booted]).and(Faults::at(Access::Write, [places.spare]));
     let report = stage_on(&node, &bus, &faults).await?;
-    let words = ["cannot write the Root partition of slot B at byte ", WHY];
+    let words = ["cannot write the Root partition of slot B: bytes ", WHY];
     expect_failure(&report, "SlotWriteFailed", &words)?;
     expect_disarmed(&node, &bus, &one).await?;
     story.step("a write to the spare slot failed");
