@@ -3,11 +3,13 @@
 //! ```text
 //! others wait more than HIGH of the time   rest twice as long after each MiB
 //!             less than LOW                rest half as long, in the end not at all
+//!             more than ALONE              ask the disk for little, one thing after the other,
+//!                                          until nobody has waited for a while
 //! ```
 //! What counts is the time in which somebody *else* waited for the disk or for memory. A rest is never
 //! longer than [`LONGEST`] for a MiB, so that an update comes to its end on the busiest machine.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +20,10 @@ use crate::ports::{Clock, Stop, Stopped};
 const HIGH: u64 = 100;
 /// Far enough below for the rests not to swing.
 const LOW: u64 = 40;
+/// Whoever syncs now and then, and is not hurt, waits longer than this.
+const ALONE: u64 = 5;
+/// For so long nobody may have waited, if the next who comes is not to be expected.
+const QUIET: Duration = Duration::from_secs(2);
 /// How often it is looked at: several times a second follows a burst, and costs nothing.
 const BEAT: Duration = Duration::from_millis(200);
 /// The shortest rest worth the name, for each MiB.
@@ -62,6 +68,27 @@ impl Rests {
     }
 }
 
+/// Whether anybody else waits for the disk at all, for everyone to see. As long as it is not
+/// known, somebody does.
+#[derive(Debug, Clone)]
+pub struct Company(Arc<AtomicBool>);
+
+impl Default for Company {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Company {
+    pub fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, is_there: bool) {
+        self.0.store(is_there, Ordering::Relaxed);
+    }
+}
+
 /// Lets the work rest while others wait.
 #[derive(Debug)]
 pub struct Pacer<P, C> {
@@ -69,6 +96,7 @@ pub struct Pacer<P, C> {
     clock: C,
     state: Mutex<State>,
     rests: Rests,
+    company: Company,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +104,8 @@ struct State {
     controller: Controller,
     /// When it was looked, and how long others had waited by then.
     last: Option<(Duration, Duration)>,
+    /// When somebody else was last seen to wait, or nobody had looked yet.
+    company: Duration,
     /// Done since the last rest.
     bytes: u64,
 }
@@ -88,12 +118,18 @@ impl<P: Pressure, C: Clock> Pacer<P, C> {
             clock,
             state: Mutex::default(),
             rests: Rests::default(),
+            company: Company::default(),
         }
     }
 
     /// Returns the counts of its rests.
     pub fn rests(&self) -> Rests {
         self.rests.clone()
+    }
+
+    /// Returns whether anybody else waits, as it will be seen.
+    pub fn company(&self) -> Company {
+        self.company.clone()
     }
 
     /// Rests after `bytes` more were read or written, if others wait, and waits out a pause.
@@ -125,9 +161,20 @@ impl<P: Pressure, C: Clock> Pacer<P, C> {
                     let share =
                         thousandths(waited.saturating_sub(before), now.saturating_sub(then));
                     state.controller.look(share);
+                    if share > ALONE {
+                        state.company = now;
+                    }
+                    let quiet = now.saturating_sub(state.company);
+                    self.company.set(quiet < QUIET);
                 }
-                (None, Some(_)) => {}
-                (_, None) => state.controller = Controller::default(),
+                (None, Some(_)) => {
+                    state.company = now;
+                    self.company.set(true);
+                }
+                (_, None) => {
+                    state.controller = Controller::default();
+                    self.company.set(false);
+                }
             }
             state.last = waited.map(|waited| (now, waited));
         }
@@ -268,6 +315,28 @@ mod tests {
         assert_eq!(pace.after(MIB), SHORTEST);
         world.pass(BEAT, None);
         assert_eq!(pace.after(MIB), Duration::ZERO);
+    }
+
+    #[test]
+    fn whoever_waits_a_little_is_company_until_nobody_has_for_a_while() {
+        let world = World::default();
+        let pace = Pacer::new(world.clone(), world.clone());
+        let company = pace.company();
+        assert!(company.is_there(), "nobody has looked yet");
+        let looked = |waited: Option<Duration>| {
+            world.pass(BEAT, waited);
+            pace.after(MIB);
+            company.is_there()
+        };
+        let beats = QUIET.as_millis() / BEAT.as_millis();
+        let leaves = || (1..).find(|_| !looked(Some(Duration::ZERO)));
+        assert!(looked(Some(Duration::ZERO)));
+        assert_eq!(leaves(), Some(beats), "a machine without any");
+        assert!(looked(Some(BEAT / 100)));
+        assert_eq!(leaves(), Some(beats), "after a hundredth of a beat");
+        // Where the kernel does not say, nobody is given way to.
+        assert!(looked(Some(BEAT / 100)));
+        assert!(!looked(None));
     }
 
     #[test]

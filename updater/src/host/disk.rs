@@ -10,8 +10,10 @@ use partition_layout::{
 
 use super::Paths;
 use super::aligned::Direct;
+use super::queue::{Place, Queued};
 use super::sysfs::{PartitionPath, RootDevice};
 use super::write_behind::WriteBehind;
+use crate::pace::Company;
 use crate::ports::{DiskView, Part, SlotOnDisk};
 use crate::scrub::proven::Proven;
 
@@ -22,25 +24,28 @@ pub(super) struct Disk {
     partitions: PartitionPath,
     paths: Paths,
     open: Mutex<HashMap<(Slot, Part), Opened>>,
+    place: Place,
 }
 
 /// A partition that is at work.
 #[derive(Debug)]
 enum Opened {
     /// The booted slot's, which can only be read.
-    Booted(Arc<Direct>),
+    Booted(Arc<Queued>),
     /// The spare slot's, held exclusively, and what writes it, if anything is written.
-    Spare(Arc<Direct>, Option<WriteBehind>),
+    Spare(Arc<Queued>, Option<WriteBehind>),
 }
 
 impl Disk {
-    pub(super) fn new(device: RootDevice, paths: Paths) -> Self {
+    /// Works beside `company`, if there is any.
+    pub(super) fn new(device: RootDevice, paths: Paths, company: Company) -> Self {
         let partitions = device.partition_path(&paths);
         Self {
             device,
             partitions,
             paths,
             open: Mutex::new(HashMap::new()),
+            place: Place::beside(company),
         }
     }
 
@@ -225,11 +230,12 @@ impl Disk {
         }
         let layout = self.layout()?;
         let path = self.partition(&layout, slot, part)?;
+        let queued = |device| Arc::new(Queued::new(device, self.place.clone()));
         let mut opened = if self.booted(&layout)? == slot {
             // Who holds it is the device-mapper; reading beside it does no harm.
-            Opened::Booted(Arc::new(Direct::open_to_read(&path)?))
+            Opened::Booted(queued(Direct::open_to_read(&path)?))
         } else {
-            Opened::Spare(Arc::new(Direct::open_exclusively(&path)?), None)
+            Opened::Spare(queued(Direct::open_exclusively(&path)?), None)
         };
         let result = act(&mut opened);
         open.insert((slot, part), opened);

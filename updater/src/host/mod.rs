@@ -12,6 +12,7 @@ mod pieces;
 mod power;
 mod pressure;
 mod pstore;
+mod queue;
 mod records;
 mod sysfs;
 #[cfg(test)]
@@ -111,6 +112,8 @@ impl ThisNode {
     /// Finds the disk that the running root stands on.
     pub fn find(paths: Paths, bus: zbus::Connection) -> Result<Self, FindDiskError> {
         let device = RootDevice::find(&paths)?;
+        let others = OtherGroups::new(paths.control_groups.clone(), &paths.own_group);
+        let pacer = Pacer::new(others, SystemClock);
         Ok(Self {
             esp: Esp::new(paths.esp_mount.clone()),
             variables: Variables::new(paths.efi_variables.clone()),
@@ -119,11 +122,8 @@ impl ThisNode {
             switch: Switch::new(bus),
             console: paths.console.clone(),
             dumps: paths.dumps.clone(),
-            pacer: Pacer::new(
-                OtherGroups::new(paths.control_groups.clone(), &paths.own_group),
-                SystemClock,
-            ),
-            disk: Disk::new(device, paths),
+            disk: Disk::new(device, paths, pacer.company()),
+            pacer,
         })
     }
 }

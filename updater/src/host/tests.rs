@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::disk::Disk;
 use super::*;
+use crate::pace::Company;
 use crate::scrub::proven::Prover;
 
 const MIB: u64 = 1 << 20;
@@ -121,7 +122,7 @@ impl Stand {
     }
 
     fn disk(&self) -> Disk {
-        Disk::new(self.find().unwrap(), self.paths.clone())
+        Disk::new(self.find().unwrap(), self.paths.clone(), Company::default())
     }
 }
 

@@ -16,7 +16,8 @@ use std::thread::{self, JoinHandle};
 
 use verity::AlignedBuffer;
 
-use super::aligned::{BUFFER, Direct};
+use super::aligned::BUFFER;
+use super::queue::Queued;
 
 /// A disk's own cache takes more than a whole image. Emptied only at the end, it would
 /// hold up whoever else syncs then: it is emptied for all at once.
@@ -78,7 +79,7 @@ impl Run {
 
 impl WriteBehind {
     /// Starts the thread, which stands in the disk's queue where the caller stands.
-    pub(super) fn start(device: Arc<Direct>) -> io::Result<Self> {
+    pub(super) fn start(device: Arc<Queued>) -> io::Result<Self> {
         let (orders, to_do) = sync_channel(BUFFERS);
         let (report, done) = sync_channel(BUFFERS + 1);
         let write = move || {
@@ -222,7 +223,7 @@ impl Drop for WriteBehind {
 
 /// The thread's side.
 struct Writer {
-    device: Arc<Direct>,
+    device: Arc<Queued>,
     /// Bytes written since the last sync.
     unsynced: u64,
 }
@@ -277,18 +278,24 @@ mod tests {
     use tempfile::NamedTempFile;
 
     use super::*;
+    use crate::host::aligned::Direct;
+    use crate::host::queue::Place;
 
     const BLOCK: usize = 4096;
     const BLOCKS: usize = 1024;
 
     /// A partition of zeros. The file systems of this machine need not know `O_DIRECT`.
-    fn partition() -> Option<(NamedTempFile, Arc<Direct>)> {
+    fn partition() -> Option<(NamedTempFile, Arc<Queued>)> {
         let file = NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         file.as_file().set_len((BLOCKS * BLOCK) as u64).unwrap();
         match Direct::open_exclusively(file.path()) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
-            opened => Some((file, Arc::new(opened.unwrap()))),
+            opened => Some((file, queued(opened.unwrap()))),
         }
+    }
+
+    fn queued(device: Direct) -> Arc<Queued> {
+        Arc::new(Queued::new(device, Place::default()))
     }
 
     proptest! {
@@ -322,7 +329,7 @@ mod tests {
         let Some((file, _)) = partition() else {
             return;
         };
-        let read_only = Arc::new(Direct::open_to_read(file.path()).unwrap());
+        let read_only = queued(Direct::open_to_read(file.path()).unwrap());
         let mut writer = WriteBehind::start(read_only).unwrap();
         // It is only taken.
         writer.write(BLOCK as u64, &[1; BLOCK]).unwrap();
@@ -341,7 +348,7 @@ mod tests {
         let Some((file, _)) = partition() else {
             return;
         };
-        let read_only = Arc::new(Direct::open_to_read(file.path()).unwrap());
+        let read_only = queued(Direct::open_to_read(file.path()).unwrap());
         let mut writer = WriteBehind::start(read_only).unwrap();
         let heard = (0..BLOCKS).find(|block| {
             let offset = (block * BLOCK) as u64;
