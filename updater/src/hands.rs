@@ -17,6 +17,7 @@ use crate::asker::Asking;
 use crate::derive;
 use crate::history::{self, Happened, HistoryLine};
 use crate::journal;
+use crate::kernels;
 use crate::machine::{Blame, Effect, Note, Report, Stopped};
 use crate::meter::Meter;
 use crate::names::ErrorName;
@@ -193,12 +194,22 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                     })
                 }),
             Effect::WriteKernel { release } => {
-                self.bench(order).write_kernel(release).map_err(stage)
+                let written = self.bench(order).write_kernel(release);
+                if written.is_ok() {
+                    kernels::learn(&self.device, release.root_hash, release.blobs.uki.sha256);
+                }
+                written.map_err(stage)
             }
-            Effect::CheckWhole { spare, root_hash } => self
-                .bench(order)
-                .check_whole(*spare, *root_hash)
-                .map_err(stage),
+            Effect::CheckWhole {
+                spare,
+                root_hash,
+                entry,
+            } => {
+                let mut bench = self.bench(order);
+                let whole = bench.check_whole(*spare, *root_hash);
+                let whole = whole.and_then(|()| bench.check_kernel(entry, root_hash));
+                whole.map_err(stage)
+            }
             Effect::RecordTrial {
                 spare,
                 version,

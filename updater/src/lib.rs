@@ -58,5 +58,6 @@ pub mod cli;
 pub mod dbus;
 pub mod job;
 pub mod journal;
+mod kernels;
 pub mod metrics;
 mod plain;

@@ -547,7 +547,7 @@ pub enum Record {
     Reading,
     /// How the checks of the repository went.
     Checks,
-    /// The digest that the booted kernel image should have.
+    /// The digests that the kernel images should have.
     Kernel,
     /// The boots that have reached userspace; systemd-tmpfiles adds a line for
     /// each, and the daemon shortens it.

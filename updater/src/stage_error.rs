@@ -2,7 +2,7 @@
 
 use std::io;
 
-use partition_layout::{RootHash, Slot};
+use partition_layout::{RootHash, Slot, Version};
 use release::Digest;
 use verity::{BadArea, ReadAreaError, TreeError};
 
@@ -97,6 +97,8 @@ pub enum StageError {
     },
     #[error("the kernel image reads back with digest {found}, not {expected}")]
     KernelReadBack { found: Digest, expected: Digest },
+    #[error("the kernel image of {version} has rotten: {why}")]
+    KernelRotten { version: Version, why: &'static str },
 }
 
 impl StageError {
@@ -139,7 +141,8 @@ impl StageError {
             | Self::ReadBackTree { .. }
             | Self::NoTree { .. }
             | Self::ReadBackDigest { .. }
-            | Self::KernelReadBack { .. } => ErrorName::ReadBackMismatch,
+            | Self::KernelReadBack { .. }
+            | Self::KernelRotten { .. } => ErrorName::ReadBackMismatch,
             Self::EspFull { .. } => ErrorName::EspFull,
             Self::Esp { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 ErrorName::EspFull

@@ -11,7 +11,7 @@ mod kept;
 
 use std::ops::Range;
 
-use partition_layout::BootEntry;
+use partition_layout::{BootEntry, RootHash};
 use release::limits::{BLOCK_SIZE, MAX_UKI_BYTES};
 use release::pack::{Frame, PackShape};
 use release::{Blob, Digest, Release};
@@ -20,9 +20,12 @@ use verity::Match;
 
 use self::kept::Keeper;
 use crate::fetch::Missing;
+use crate::kernels;
 use crate::meter::Meter;
 use crate::plan::{Alternative, Method, PlanPart, WhyNot, choose};
-use crate::ports::{BootControl, Fetch, KeptPieces, Pace, RangeSupport, Slots, Stop, Verdict};
+use crate::ports::{
+    BootControl, Fetch, KeptPieces, Pace, RangeSupport, Records, Slots, Stop, Verdict,
+};
 use crate::refusal::Chain;
 use crate::stage::{
     Bench, CHUNK, FrameTarget, Frames, PackInUse, Recipe, Source, digest, fetched, len, memory,
@@ -234,6 +237,29 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
         };
         let found: std::io::Result<Option<BootEntry>> = find();
         found.inspect_err(complain).ok().flatten()
+    }
+
+    /// Reads a kernel image that was written in the past: it is what it should be, as far as
+    /// that is known.
+    pub fn check_kernel(&self, entry: &BootEntry, root_hash: &RootHash) -> Result<(), StageError>
+    where
+        D: Records,
+    {
+        let rotten = |why| StageError::KernelRotten {
+            version: entry.version.clone(),
+            why,
+        };
+        let Some((_, sha256)) = self.read_kernel(entry)? else {
+            return Err(rotten("it cannot be read"));
+        };
+        match kernels::is_known(self.device, root_hash, &sha256) {
+            Ok(Some(false)) => Err(rotten("it is not what it was")),
+            Ok(Some(true) | None) => Ok(()),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "nothing is known of the kernel image");
+                Ok(())
+            }
+        }
     }
 
     /// Reads a kernel image through, and returns its size and digest. `None` if it

@@ -64,10 +64,11 @@ pub enum Effect {
     WriteKernel {
         release: Box<Release>,
     },
-    /// Reads a slot that was written in the past.
+    /// Reads a slot that was written in the past, and its kernel image.
     CheckWhole {
         spare: Slot,
         root_hash: RootHash,
+        entry: BootEntry,
     },
     RecordTrial {
         spare: Slot,

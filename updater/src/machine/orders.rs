@@ -275,7 +275,11 @@ pub(super) fn rearm(node: &Node, target: &Target, way: Way, reason: String) -> V
         entry,
     } = target.clone();
     let tries = ONE_SHOT_TRIES;
-    let mut effects = vec![Effect::CheckWhole { spare, root_hash }];
+    let mut effects = vec![Effect::CheckWhole {
+        spare,
+        root_hash,
+        entry: entry.clone(),
+    }];
     effects.extend(give_up_spare(node));
     effects.extend([
         Effect::RecordTrial {

@@ -1,23 +1,20 @@
 //! The booted kernel image: whether it is what it was, and mended where it is not.
 //!
-//! No hash tree proves its blocks, and nothing on the node says what it should be. So it is
-//! held to the digest that it had when it was first read, and once it has another one, to
-//! that which the release names: then it is fetched, and what comes, being proved as a
-//! whole, takes the place of the blocks that differ.
+//! No hash tree proves its blocks. So it is held to the digest that it was staged with or that it
+//! had when it was first read ([`crate::kernels`]), and once it has another one, to that which
+//! the release names: then it is fetched, and what comes, being proved as a whole, takes
+//! the place of the blocks that differ.
 
 use std::io;
 
-use partition_layout::{BootEntry, RootHash};
+use partition_layout::BootEntry;
 use release::limits::BLOCK_SIZE;
 use release::{Blob, Digest};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::mend::{MendError, Mended, Mender};
-use crate::ports::{
-    BootControl, Fetch, FetchError, Pace, Record, Records, Releases, Slots, Verdict,
-};
-use crate::records;
+use crate::kernels;
+use crate::ports::{BootControl, Fetch, FetchError, Pace, Records, Releases, Slots, Verdict};
 use crate::refusal::Chain;
 use crate::stage::{Bench, block_size, digest, len};
 
@@ -34,14 +31,6 @@ pub enum KernelFate {
     Mended(usize),
     /// It is not what the release says, and stays so.
     Rotten { why: String },
-}
-
-/// What a kernel image is held to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    root_hash: RootHash,
-    /// In hexadecimal, since it is compared and nothing else.
-    sha256: String,
 }
 
 /// Blocks of a kernel image that, with the rest of it, have the digest that its release
@@ -65,22 +54,19 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
             return Ok(());
         };
         let found = self.read_kernel(&entry)?;
-        let sha256 = found.map(|(_, sha256)| sha256);
-        let known = records::read::<Known>(self.device, Record::Kernel);
-        let known = match known.map(|known| known.filter(|it| it.root_hash == self.root_hash)) {
-            Ok(known) => known.map(|known| known.sha256),
-            Err(error) => {
-                tracing::warn!(error = %Chain(&error), "nothing is known of the booted kernel image");
-                return Ok(());
+        if let Some((_, sha256)) = found {
+            match kernels::is_known(self.device, &self.root_hash, &sha256) {
+                Ok(Some(true)) => return Ok(()),
+                Ok(Some(false)) => {}
+                Ok(None) => {
+                    kernels::learn(self.device, self.root_hash, sha256);
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "nothing is known of the booted kernel image");
+                    return Ok(());
+                }
             }
-        };
-        match (sha256, known) {
-            (Some(sha256), Some(known)) if sha256.to_string() == known => return Ok(()),
-            (Some(sha256), None) => {
-                self.know(sha256);
-                return Ok(());
-            }
-            (Some(_) | None, _) => {}
         }
         let Some(release) = self.release_of_image(mended)? else {
             let why = "nobody says what it should be".to_owned();
@@ -97,7 +83,7 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
             Some(_) | None => self.put_right(&entry, &blob)?,
         };
         if !matches!(mended.kernel, KernelFate::Rotten { .. }) {
-            self.know(blob.sha256);
+            kernels::learn(self.device, self.root_hash, blob.sha256);
         }
         Ok(())
     }
@@ -160,16 +146,6 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
     fn read_kernel(&mut self, entry: &BootEntry) -> Result<Option<(u64, Digest)>, MendError> {
         let read = self.bench().read_kernel(entry);
         read.map_err(|_| MendError::Stopped)
-    }
-
-    fn know(&self, sha256: Digest) {
-        let known = Known {
-            root_hash: self.root_hash,
-            sha256: sha256.to_string(),
-        };
-        if let Err(error) = records::write(self.device, Record::Kernel, &known) {
-            tracing::warn!(error = %Chain(&error), "cannot write down what the booted kernel image is");
-        }
     }
 
     fn bench(&mut self) -> Bench<'_, D, N> {

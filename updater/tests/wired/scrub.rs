@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use partition_layout::Slot;
+use partition_layout::{BootEntry, Slot};
 use updater::machine::{Outcome, Request};
 use updater::names::ErrorName;
 use updater::ports::{Part, Record};
@@ -376,5 +376,64 @@ async fn a_disk_that_takes_no_block_of_a_kernel_image_is_told_and_the_next_readi
     stand.node.refuse(&[]);
     read(&stand.node, &daemon).await;
     assert!(stand.node.kernel(KERNEL) == sound, "it is as it was");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_kernel_image_that_rots_before_it_was_first_read_is_known_from_its_stage() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    assert_eq!(daemon.stage("2").await, Outcome::Done);
+    daemon.stop().await;
+    stand.node.power_cycle(&stand.images());
+    let started = kernel_of(&stand.node, "2");
+    let sound = stand.node.kernel(&started);
+    stand.node.rot_kernel(&started, 5);
+    let daemon = stand.daemon().await;
+    daemon.handle.request(Request::MarkGood).await.unwrap();
+    read(&stand.node, &daemon).await;
+    let (event, message) = last_event(&daemon).unwrap();
+    assert_eq!(event, "mended", "{message}");
+    assert!(stand.node.kernel(&kernel_of(&stand.node, "2")) == sound);
+    daemon.stop().await;
+}
+
+fn kernel_of(node: &FakeNode, version: &str) -> String {
+    let mut names = node.entry_names().into_iter();
+    let is_meant = |name: &String| {
+        BootEntry::parse_file_name(name).is_ok_and(|entry| entry.version.as_str() == version)
+    };
+    names.find(is_meant).expect("it has an entry")
+}
+
+#[tokio::test]
+async fn a_rollback_to_a_kernel_image_that_has_rotten_is_refused_with_nothing_changed() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    read(&stand.node, &daemon).await;
+    daemon.stop().await;
+    stand.update_to("2").await;
+    let older = kernel_of(&stand.node, "1");
+    stand.node.rot_kernel(&older, 5);
+    let names = stand.node.entry_names();
+    let slot = stand.node.slot_bytes(Slot::A);
+
+    let daemon = stand.daemon().await;
+    let rollback = || Request::Rollback {
+        reason: String::new(),
+    };
+    let Outcome::Failed(failure) = daemon.run(rollback()).await else {
+        panic!("the rollback did not fail");
+    };
+    assert_eq!(failure.name, ErrorName::ReadBackMismatch);
+    assert!(
+        failure.message.contains("the kernel image of 1 has rotten"),
+        "{failure}"
+    );
+    assert_eq!(stand.node.entry_names(), names);
+    assert_eq!(stand.node.slot_bytes(Slot::A), slot);
+
+    stand.node.rot_kernel(&older, 5);
+    assert_eq!(daemon.run(rollback()).await, Outcome::Done);
     daemon.stop().await;
 }
