@@ -44,6 +44,17 @@ pub struct HistoryLine {
     pub cost: Cost,
 }
 
+impl HistoryLine {
+    /// What a node tries by itself each hour, and what fails each time in the same way, is told
+    /// once: in a week it would push out all that is worth keeping.
+    fn repeats(&self, newest: &Self) -> bool {
+        let about = |line: &Self| (line.version.clone(), line.root_hash, line.error.clone());
+        let is_tried_again =
+            |line: &Self| line.event == Happened::StageFailed && line.by == Some(Asker::Policy);
+        is_tried_again(self) && is_tried_again(newest) && about(self) == about(newest)
+    }
+}
+
 /// What a piece of work took, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -198,7 +209,7 @@ pub(crate) fn read(records: &impl Records) -> Result<Vec<HistoryLine>, RecordErr
         .collect())
 }
 
-/// Adds a line. On return it has reached the disk.
+/// Adds a line, unless it only says once more what the newest one says. On return it has reached the disk.
 pub(crate) fn add(records: &impl Records, line: &HistoryLine) -> Result<(), RecordError> {
     let record = Record::History;
     let failed = |source| RecordError::Write { record, source };
@@ -206,8 +217,14 @@ pub(crate) fn add(records: &impl Records, line: &HistoryLine) -> Result<(), Reco
         message: cut(&line.message, MESSAGE_BYTES).to_owned(),
         ..line.clone()
     };
+    let content = content(records)?;
+    let newest = lines(&content).rev().find(|line| !line.is_empty());
+    let newest = newest.and_then(|newest| serde_json::from_slice(newest).ok());
+    if newest.is_some_and(|newest| line.repeats(&newest)) {
+        return Ok(());
+    }
     let line = serde_json::to_vec(&line).map_err(|error| failed(error.into()))?;
-    let longer = with_line(&content(records)?, &line);
+    let longer = with_line(&content, &line);
     records.replace(record, &longer).map_err(failed)
 }
 

@@ -6,12 +6,14 @@ use updater::config::Repository;
 use updater::driver::{Accepted, JobWish};
 use updater::job::Job;
 use updater::machine::{Holder, Outcome};
+use updater::names::ErrorName;
 use updater::policy::{Automatic, Days, Rules, TimeOfDay, Window, Windows, Zone};
 use updater::ports::Restart;
 
 use super::fake::{FakeNode, HandClock};
 use super::gate::{Daemon, outcome, rules, stage};
 use super::network::{FakeRepository, Lie, Which, image};
+use super::stages::failed;
 
 struct Stand {
     node: FakeNode,
@@ -266,6 +268,29 @@ async fn what_cannot_be_staged_is_not_tried_again_at_once() {
     assert_eq!(stand.proceed().await, "check");
     assert_eq!(stand.proceed().await, "stage");
     assert_eq!(stand.daemon.state(), "staged");
+    stand.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_fails_each_hour_in_the_same_way_is_told_once_and_anything_else_again() {
+    let stand = Stand::new(rules(Automatic::Stage)).await;
+    let attempt = async |hour: u32, lie: Lie| {
+        stand.repository.lie(lie);
+        stand.at(&format!("2026-11-22T{hour:02}:00:00Z")).await;
+        assert_eq!(stand.proceed().await, "check");
+        assert_eq!(stand.proceed().await, "stage");
+        stand.daemon.handle.view().node.history.len()
+    };
+    for hour in [0, 2, 4] {
+        assert_eq!(attempt(hour, Lie::Flip(Which::Root, 5000)).await, 1);
+    }
+    assert_eq!(attempt(6, Lie::Truncate(Which::Uki, 5000)).await, 2);
+    // Another one asks, and that is told too.
+    assert_eq!(
+        failed(stand.daemon.stage("2").await),
+        ErrorName::BlobTruncated
+    );
+    assert_eq!(attempt(8, Lie::Truncate(Which::Uki, 5000)).await, 4);
     stand.daemon.stop().await;
 }
 
