@@ -45,8 +45,8 @@ pub struct HistoryLine {
 }
 
 impl HistoryLine {
-    /// What a node tries by itself each hour, and what fails each time in the same way, is told
-    /// once: in a week it would push out all that is worth keeping.
+    /// Of what a node tries by itself each hour, and what fails each time in the same way, only the
+    /// last is kept: in a week it would push out all that is worth keeping.
     fn repeats(&self, newest: &Self) -> bool {
         let about = |line: &Self| (line.version.clone(), line.root_hash, line.error.clone());
         let is_tried_again =
@@ -209,7 +209,8 @@ pub(crate) fn read(records: &impl Records) -> Result<Vec<HistoryLine>, RecordErr
         .collect())
 }
 
-/// Adds a line, unless it only says once more what the newest one says. On return it has reached the disk.
+/// Adds a line, or puts it in the place of the newest one, if that says the same. On return it has
+/// reached the disk.
 pub(crate) fn add(records: &impl Records, line: &HistoryLine) -> Result<(), RecordError> {
     let record = Record::History;
     let failed = |source| RecordError::Write { record, source };
@@ -217,11 +218,12 @@ pub(crate) fn add(records: &impl Records, line: &HistoryLine) -> Result<(), Reco
         message: cut(&line.message, MESSAGE_BYTES).to_owned(),
         ..line.clone()
     };
-    let content = content(records)?;
-    let newest = lines(&content).rev().find(|line| !line.is_empty());
-    let newest = newest.and_then(|newest| serde_json::from_slice(newest).ok());
-    if newest.is_some_and(|newest| line.repeats(&newest)) {
-        return Ok(());
+    let mut content = content(records)?;
+    if let Some(start) = newest(&content)
+        && let Some(Ok(newest)) = content.get(start..).map(serde_json::from_slice)
+        && line.repeats(&newest)
+    {
+        content.truncate(start);
     }
     let line = serde_json::to_vec(&line).map_err(|error| failed(error.into()))?;
     let longer = with_line(&content, &line);
@@ -238,6 +240,18 @@ fn content(records: &impl Records) -> Result<Vec<u8>, RecordError> {
 
 fn lines(content: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     content.split(|byte| *byte == b'\n')
+}
+
+/// Returns where the last line begins that is not empty.
+fn newest(content: &[u8]) -> Option<usize> {
+    let end = content.iter().rposition(|byte| *byte != b'\n')?;
+    let before = content.get(..end)?.iter();
+    Some(
+        before
+            .rev()
+            .position(|byte| *byte == b'\n')
+            .map_or(0, |back| end - back),
+    )
 }
 
 /// Returns the newest lines of `old` that there is room for, and `line`.
@@ -268,6 +282,22 @@ mod tests {
 
     fn text(content: &[u8]) -> Vec<&str> {
         std::str::from_utf8(content).unwrap().lines().collect()
+    }
+
+    #[test]
+    fn the_newest_line_begins_behind_the_one_before_it() {
+        let cases: [(&str, Option<usize>); 7] = [
+            ("", None),
+            ("\n", None),
+            ("a", Some(0)),
+            ("a\n", Some(0)),
+            ("\na\n", Some(1)),
+            ("one\ntwo\n", Some(4)),
+            ("one\ntwo\n\n", Some(4)),
+        ];
+        for (content, start) in cases {
+            assert_eq!(newest(content.as_bytes()), start, "{content:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::ports::{Record, Records};
 use crate::records::{self, RecordError};
 use crate::refusal::Chain;
 
-/// More than a node tries between two releases that stay.
+/// Those of both slots, and of many that did not stay: each reading puts that of the image that
+/// runs first again.
 const MOST: usize = 16;
 
 /// What the kernel image of one release should be.
@@ -44,13 +45,13 @@ pub(crate) fn learn(records: &impl Records, root_hash: RootHash, sha256: Digest)
             root_hash,
             sha256: sha256.to_string(),
         };
-        if known.contains(&now) {
+        if known.first() == Some(&now) {
             return Ok(());
         }
         known.retain(|it| it.root_hash != root_hash);
         known.insert(0, now);
         known.truncate(MOST);
-        records::write(records, Record::Kernel, &known)
+        records::write(records, Record::Kernels, &known)
     });
     if let Err(error) = learned {
         tracing::warn!(error = %Chain(&error), "cannot write down what a kernel image should be");
@@ -59,5 +60,5 @@ pub(crate) fn learn(records: &impl Records, root_hash: RootHash, sha256: Digest)
 
 /// The last learned first.
 fn read(records: &impl Records) -> Result<Vec<Known>, RecordError> {
-    Ok(records::read(records, Record::Kernel)?.unwrap_or_default())
+    Ok(records::read(records, Record::Kernels)?.unwrap_or_default())
 }

@@ -24,6 +24,8 @@ const LOW: u64 = 40;
 const ALONE: u64 = 5;
 /// For so long nobody may have waited, if the next who comes is not to be expected.
 const QUIET: Duration = Duration::from_secs(2);
+/// A look from before is no use when so much time has passed: it was another job's.
+const STALE: Duration = Duration::from_secs(60);
 /// How often it is looked at: several times a second follows a burst, and costs nothing.
 const BEAT: Duration = Duration::from_millis(200);
 /// The shortest rest worth the name, for each MiB.
@@ -156,6 +158,9 @@ impl<P: Pressure, C: Clock> Pacer<P, C> {
         };
         if due {
             let waited = self.pressure.waited();
+            state.last = state
+                .last
+                .filter(|(then, _)| now.saturating_sub(*then) < STALE);
             match (state.last, waited) {
                 (Some((then, before)), Some(waited)) => {
                     let share =

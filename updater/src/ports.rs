@@ -548,7 +548,7 @@ pub enum Record {
     /// How the checks of the repository went.
     Checks,
     /// The digests that the kernel images should have.
-    Kernel,
+    Kernels,
     /// The boots that have reached userspace; systemd-tmpfiles adds a line for
     /// each, and the daemon shortens it.
     Boots,

@@ -97,8 +97,8 @@ pub enum StageError {
     },
     #[error("the kernel image reads back with digest {found}, not {expected}")]
     KernelReadBack { found: Digest, expected: Digest },
-    #[error("the kernel image of {version} has rotten: {why}")]
-    KernelRotten { version: Version, why: &'static str },
+    #[error("the kernel image of {version} has rotten: it is not what it was")]
+    KernelRotten { version: Version },
 }
 
 impl StageError {

@@ -220,8 +220,8 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
         let Some(entry) = self.booted_entry() else {
             return Ok(None);
         };
-        let read = self.read_kernel(&entry)?;
-        Ok(read.map(|(size, sha256)| BootedKernel {
+        let read = self.read_kernel(&entry)?.inspect_err(unreadable);
+        Ok(read.ok().map(|(size, sha256)| BootedKernel {
             entry,
             size,
             sha256,
@@ -236,7 +236,7 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
             Ok(entries.find(|entry| entry.version == version))
         };
         let found: std::io::Result<Option<BootEntry>> = find();
-        found.inspect_err(complain).ok().flatten()
+        found.inspect_err(unreadable).ok().flatten()
     }
 
     /// Reads a kernel image that was written in the past: it is what it should be, as far as
@@ -245,15 +245,12 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
     where
         D: Records,
     {
-        let rotten = |why| StageError::KernelRotten {
-            version: entry.version.clone(),
-            why,
-        };
-        let Some((_, sha256)) = self.read_kernel(entry)? else {
-            return Err(rotten("it cannot be read"));
-        };
+        let read = self.read_kernel(entry)?;
+        let (_, sha256) = read.map_err(esp("read the kernel image of the other slot"))?;
         match kernels::is_known(self.device, root_hash, &sha256) {
-            Ok(Some(false)) => Err(rotten("it is not what it was")),
+            Ok(Some(false)) => Err(StageError::KernelRotten {
+                version: entry.version.clone(),
+            }),
             Ok(Some(true) | None) => Ok(()),
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "nothing is known of the kernel image");
@@ -262,27 +259,27 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
         }
     }
 
-    /// Reads a kernel image through, and returns its size and digest. `None` if it
-    /// cannot be read; what else there is to fail is a stop.
+    /// Reads a kernel image through, and returns its size and digest, or why it cannot be
+    /// read; what else there is to fail is a stop.
     pub(crate) fn read_kernel(
         &self,
         entry: &BootEntry,
-    ) -> Result<Option<(u64, Digest)>, StageError> {
+    ) -> Result<std::io::Result<(u64, Digest)>, StageError> {
         let (mut hasher, mut size, mut buffer) = (Sha256::new(), 0_u64, vec![0; CHUNK]);
         loop {
-            let read = self.device.read_entry(entry, size, &mut buffer);
-            let Ok(count) = read.inspect_err(complain) else {
-                return Ok(None);
+            let count = match self.device.read_entry(entry, size, &mut buffer) {
+                Ok(count) => count,
+                Err(error) => return Ok(Err(error)),
             };
             let bytes = buffer.get(..count).unwrap_or_default();
             hasher.update(bytes);
             size = size.saturating_add(len(bytes));
             self.step(len(bytes))?;
             if size > MAX_UKI_BYTES {
-                return Ok(None);
+                return Ok(Err(std::io::ErrorKind::FileTooLarge.into()));
             }
             if count < CHUNK {
-                return Ok(Some((size, digest(hasher))));
+                return Ok(Ok((size, digest(hasher))));
             }
         }
     }
@@ -459,7 +456,7 @@ impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
     }
 }
 
-fn complain(error: &std::io::Error) {
+pub(crate) fn unreadable(error: &std::io::Error) {
     tracing::warn!(%error, "the booted kernel image cannot be read");
 }
 

@@ -7,7 +7,7 @@
 //! Xeon of 2023). For that, the compression function of `sha2` is called
 //! piece by piece; where salt, block and padding meet is worked out once.
 //!
-//! Zeros are not hashed at all: of a slot that was never written there is nothing else.
+//! Zeros are not hashed, where they fill all lanes: of a slot that was never written there is nothing else.
 
 use std::array;
 use std::slice;

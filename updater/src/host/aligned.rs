@@ -71,7 +71,7 @@ impl Direct {
             let got = self.read_up_to(start, space)?;
             let fresh = space.get(skip..got).unwrap_or_default();
             let count = fresh.len().min(rest.len());
-            if count == 0 {
+            if count < rest.len() && got < wanted {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let (now, later) = rest.split_at_mut(count);

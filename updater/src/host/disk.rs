@@ -23,9 +23,12 @@ pub(super) struct Disk {
     device: RootDevice,
     partitions: PartitionPath,
     paths: Paths,
-    open: Mutex<HashMap<(Slot, Part), Opened>>,
+    open: Mutex<PartsAtWork>,
     place: Place,
 }
+
+/// Each behind a lock of its own: while one is written, others are read.
+type PartsAtWork = HashMap<(Slot, Part), Arc<Mutex<Opened>>>;
 
 /// A partition that is at work.
 #[derive(Debug)]
@@ -214,7 +217,7 @@ impl Disk {
         self.open().clear();
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<(Slot, Part), Opened>> {
+    fn open(&self) -> MutexGuard<'_, PartsAtWork> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -225,21 +228,29 @@ impl Disk {
         act: impl FnOnce(&mut Opened) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut open = self.open();
-        if let Some(opened) = open.get_mut(&(slot, part)) {
-            return act(opened);
-        }
+        let opened = match open.get(&(slot, part)) {
+            Some(opened) => Arc::clone(opened),
+            None => {
+                let opened = Arc::new(Mutex::new(self.open_partition(slot, part)?));
+                open.insert((slot, part), Arc::clone(&opened));
+                opened
+            }
+        };
+        drop(open);
+        let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut opened)
+    }
+
+    fn open_partition(&self, slot: Slot, part: Part) -> io::Result<Opened> {
         let layout = self.layout()?;
         let path = self.partition(&layout, slot, part)?;
         let queued = |device| Arc::new(Queued::new(device, self.place.clone()));
-        let mut opened = if self.booted(&layout)? == slot {
+        Ok(if self.booted(&layout)? == slot {
             // Who holds it is the device-mapper; reading beside it does no harm.
             Opened::Booted(queued(Direct::open_to_read(&path)?))
         } else {
             Opened::Spare(queued(Direct::open_exclusively(&path)?), None)
-        };
-        let result = act(&mut opened);
-        open.insert((slot, part), opened);
-        result
+        })
     }
 
     fn partition(&self, layout: &DiskLayout, slot: Slot, part: Part) -> io::Result<PathBuf> {

@@ -1,5 +1,5 @@
-//! A partition of which, while anybody else waits for the disk, never more than one small
-//! request stands in its queue: their syncs wait for that one, and not for all that staging has to do.
+//! The partitions of the slots, of which, while anybody else waits for the disk, never more than one
+//! small request stands in its queue, or a sync: others wait for that, and not for all that staging has to do.
 //!
 //! Two requests of 1 MiB at once kept a sync waiting for 4 ms, one small one for 1 ms. A
 //! quarter of the speed is what that costs, so a machine without company does not pay it.

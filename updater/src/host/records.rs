@@ -36,7 +36,7 @@ impl RecordFolder {
             Record::Verdict => "gate/verdict.json",
             Record::Reading => "reading.json",
             Record::Checks => "checks.json",
-            Record::Kernel => "kernel.json",
+            Record::Kernels => "kernels.json",
             Record::Totals => "totals.json",
             Record::Boots => "boots",
         })

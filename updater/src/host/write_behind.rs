@@ -7,7 +7,7 @@
 //!             └──────────── empty ◀───────────────┘
 //! ```
 //! Two buffers, so that one is filled while the other is written. Each error is kept:
-//! what was lost stays lost, and every later call says so.
+//! what was lost stays lost, and whatever is taken later fails as it did.
 
 use std::io;
 use std::sync::Arc;

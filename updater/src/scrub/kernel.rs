@@ -17,6 +17,7 @@ use crate::kernels;
 use crate::ports::{BootControl, Fetch, FetchError, Pace, Records, Releases, Slots, Verdict};
 use crate::refusal::Chain;
 use crate::stage::{Bench, block_size, digest, len};
+use crate::uki::unreadable;
 
 /// How many blocks are mended: 4 MiB are kept in memory until the whole has come. A disk
 /// on which more have rotten is to be replaced.
@@ -56,9 +57,8 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
         let found = self.read_kernel(&entry)?;
         if let Some((_, sha256)) = found {
             match kernels::is_known(self.device, &self.root_hash, &sha256) {
-                Ok(Some(true)) => return Ok(()),
                 Ok(Some(false)) => {}
-                Ok(None) => {
+                Ok(Some(true) | None) => {
                     kernels::learn(self.device, self.root_hash, sha256);
                     return Ok(());
                 }
@@ -145,7 +145,8 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
     /// Returns its size and digest, `None` if it cannot be read.
     fn read_kernel(&mut self, entry: &BootEntry) -> Result<Option<(u64, Digest)>, MendError> {
         let read = self.bench().read_kernel(entry);
-        read.map_err(|_| MendError::Stopped)
+        let read = read.map_err(|_| MendError::Stopped)?;
+        Ok(read.inspect_err(unreadable).ok())
     }
 
     fn bench(&mut self) -> Bench<'_, D, N> {

@@ -37,6 +37,13 @@ impl Stretch {
     }
 }
 
+impl Reading {
+    fn read_from<D: Slots>(&mut self, booted: &Booted<'_, D>) {
+        let bytes = self.buffer.get_mut(..self.stretch.bytes());
+        self.read = booted.read_blocks(self.stretch.place, bytes.unwrap_or_default());
+    }
+}
+
 /// Copies what the booted slot holds. What has rotten there is missing after all.
 pub(super) fn copy<D: Slots + Pace>(
     target: &mut Target<'_, D>,
@@ -47,12 +54,13 @@ pub(super) fn copy<D: Slots + Pace>(
         let (orders, to_do) = channel();
         let (done, readings) = channel();
         let reader = thread::Builder::new().name("slot reader".to_owned());
-        let spawned = reader.spawn_scoped(scope, || read_all(booted, to_do, done));
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "nobody can read the booted slot: what it has is fetched");
-            return Ok(());
+        match reader.spawn_scoped(scope, || read_all(booted, to_do, done)) {
+            Ok(_) => copy_what_is_read(target, booted, search, &orders, &readings),
+            Err(error) => {
+                tracing::debug!(%error, "nobody reads ahead");
+                copy_alone(target, booted, search)
+            }
         }
-        copy_what_is_read(target, booted, search, &orders, &readings)
         // The thread ends when nobody orders any more.
     });
     while let Some(run) = target.survey.next_run(Class::Booted, 0) {
@@ -63,13 +71,31 @@ pub(super) fn copy<D: Slots + Pace>(
 
 fn read_all<D: Slots>(booted: &Booted<'_, D>, to_do: Receiver<Reading>, done: Sender<Reading>) {
     for mut reading in to_do {
-        let bytes = reading.buffer.get_mut(..reading.stretch.bytes());
-        let bytes = bytes.unwrap_or_default();
-        reading.read = booted.read_blocks(reading.stretch.place, bytes);
+        reading.read_from(booted);
         if done.send(reading).is_err() {
             return;
         }
     }
+}
+
+fn copy_alone<D: Slots + Pace>(
+    target: &mut Target<'_, D>,
+    booted: &Booted<'_, D>,
+    search: &mut Search<'_, D>,
+) -> Result<(), StageError> {
+    let mut list = List::default();
+    let mut buffer = AlignedBuffer::new(CHUNK);
+    while let Some(stretch) = list.next(target, search)? {
+        let mut reading = Reading {
+            stretch,
+            buffer,
+            read: Ok(()),
+        };
+        reading.read_from(booted);
+        take(target, booted, &reading)?;
+        buffer = reading.buffer;
+    }
+    Ok(())
 }
 
 fn copy_what_is_read<D: Slots + Pace>(

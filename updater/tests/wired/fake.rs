@@ -141,7 +141,7 @@ fn record_name(record: Record) -> &'static str {
         Record::Totals => "totals",
         Record::Reading => "reading",
         Record::Checks => "checks",
-        Record::Kernel => "kernel",
+        Record::Kernels => "kernels",
         Record::Boots => "boots",
     }
 }

@@ -18,7 +18,7 @@ const RECORDS: [(Record, &str); 12] = [
     (Record::Totals, "totals"),
     (Record::Reading, "reading"),
     (Record::Checks, "checks"),
-    (Record::Kernel, "kernel"),
+    (Record::Kernels, "kernels"),
     (Record::Boots, "boots"),
 ];
 
@@ -119,7 +119,7 @@ async fn what_could_not_be_read_is_not_written_over_and_what_was_missed_is_made_
             | Record::Totals
             | Record::Reading
             | Record::Checks
-            | Record::Kernel
+            | Record::Kernels
             | Record::Boots => {
                 let last = node.history.last().unwrap();
                 assert_eq!(

@@ -662,7 +662,7 @@ async fn a_damaged_record_does_not_stop_the_daemon() {
         Record::Totals,
         Record::Reading,
         Record::Checks,
-        Record::Kernel,
+        Record::Kernels,
         Record::Boots,
     ] {
         stand.node.put_record(record, "{\"boot_id\": \u{0}");
