@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use partition_layout::{Slot, WATCHED_STARTS};
 use qemu_tests::bus::{Bus, Rollback, StageOptions};
-use qemu_tests::call::Call;
 use qemu_tests::console::Mark;
 use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::fixtures::Image;
@@ -13,18 +12,12 @@ use qemu_tests::machine::Machine;
 use qemu_tests::node::{BOOT_SECONDS, Node};
 use qemu_tests::outside::OutsideDisk;
 use qemu_tests::qmp::EventMark;
-use qemu_tests::seat::Seat;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, TWIN, expect_disk, expect_slots, tell};
 
 use crate::flipped_byte::{BACK_OFF, IN_SUPERBLOCK, PANIC, ROTTEN};
 use crate::tale::{EMPTY, TRIAL_SECONDS, USERSPACE, at_rest, good, stage_well};
 use crate::update::reboot_into_trial;
-
-const STATUS: Call = Call {
-    name: "status",
-    line: "/usr/bin/bistable status",
-};
 
 /// How often in a row the power fails before a healthy node is up.
 const CUTS: u32 = 10;
@@ -270,13 +263,6 @@ async fn rot(story: &mut Story, releases: &Releases, machine: Machine) -> Result
             && !told.panic.is_empty(),
         "the kernel's words were lost: {told:?}"
     );
-    let mut seat = Seat::at(story, &node, &bus)?;
-    let status = seat.exits(STATUS, 0, Deadline::after(BOOT_SECONDS)).await?;
-    ensure!(
-        status.out.contains("gave way") && status.out.contains(&told.reason),
-        "{}",
-        status.out
-    );
     let machine = node.cut();
     expect_disk(&machine, Some(one), None, &[&one.good_entry()])
 }
@@ -304,7 +290,7 @@ async fn a_good_slot_outlasts_power_cuts_and_gives_way_when_it_boots_no_more() -
             two: story.image("2")?,
         };
         let shop = story.open_shop(&["2"]).await?;
-        let handed = Seat::hand_in(&[STATUS], shop.configure(Handed::default()));
+        let handed = shop.configure(Handed::default());
         let machine = updated(story, &releases, handed.clone()).await?;
         let machine = power_cuts(story, &releases, machine).await?;
 
