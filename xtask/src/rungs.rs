@@ -116,17 +116,13 @@ fn slow(
     told
 }
 
-/// The stories that `cargo xtask test` only tells when they are named.
-pub(crate) fn rare_stories(
-    checkout: &Checkout,
-    runner: &Runner,
-    programs: &Programs,
-    emulator: &Path,
-) -> Result<()> {
+/// Returns the stories that `cargo xtask test` only tells when they are named.
+pub(crate) fn rare_stories(checkout: &Checkout, programs: &Programs, emulator: &Path) -> Command {
     let mut stories = slow_test(checkout, programs, "stories");
     stories.env(emulator::VARIABLE, emulator);
     stories.args(["--", STORIES_AT_A_TIME, "--ignored"]);
-    runner.run(stories.args(NO_STORIES))
+    stories.args(NO_STORIES);
+    stories
 }
 
 /// Returns the tests of `target`, which need the programs and what was made with them.

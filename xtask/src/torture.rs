@@ -7,10 +7,10 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::checkout::Checkout;
-use crate::runner::Runner;
+use crate::runner::{Interrupted, Runner};
 use crate::{emulator, host, programs, releases, rungs};
 
 /// What the story reads what it is asked for from.
@@ -37,21 +37,36 @@ pub(crate) fn any_seed() -> u64 {
     now.map_or(0, |now| u64::from(now.subsec_nanos()))
 }
 
-/// Makes what the story needs, and tells it.
+/// Makes what the parts need, and runs them all: one that fails keeps none of the others, which may
+/// take an hour each, from running.
 pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Result<()> {
-    host::set_up(runner)?;
-    let programs = programs::build(checkout, runner)?;
-    let recipes = [releases::DEMO, releases::STORIES].concat();
-    releases::prepare(checkout, runner, &programs, &recipes)?;
-    let emulator = emulator::unpack(checkout, runner, &programs)?;
     let Torture {
         minutes,
         seed,
         recording,
     } = asked;
+    let recording = recording.as_ref().map(|folder| {
+        let found = folder.canonicalize();
+        found.with_context(|| format!("cannot find the recording {}", folder.display()))
+    });
+    let recording = recording.transpose()?;
+    host::set_up(runner)?;
+    let programs = programs::build(checkout, runner)?;
+    let recipes = [releases::DEMO, releases::STORIES].concat();
+    releases::prepare(checkout, runner, &programs, &recipes)?;
+    let emulator = emulator::unpack(checkout, runner, &programs)?;
     let said = format!("torture: {minutes} minutes, --seed {seed}");
     writeln!(io::stdout(), "{said}").context("cannot print")?;
+
     let table = checkout.build().join("histories.txt");
+    // Of an earlier run.
+    match fs::remove_file(&table) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let failed = format!("cannot remove {}", table.display());
+            return Err(error).context(failed);
+        }
+        Ok(()) | Err(_) => {}
+    }
     let mut histories = rungs::test(checkout);
     histories
         .args(["--test", "histories"])
@@ -59,34 +74,45 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Resu
         .env(SEED, seed.to_string())
         .env(TABLE, &table)
         .args(["--", "--ignored", "--nocapture", "torture_by_histories"]);
-    runner.run(&mut histories)?;
     let mut memory = rungs::test(checkout);
     memory
         .args(["--test", "memory"])
         .args(["--", "--ignored", "--nocapture", "an_image_of_8_gib"]);
-    runner.run(&mut memory)?;
-
-    if recording.is_none() {
-        rungs::rare_stories(checkout, runner, &programs, &emulator)?;
-    }
-    let mut story = rungs::slow_test(checkout, &programs, "stories");
-    story
-        .env(emulator::VARIABLE, emulator)
+    let mut cuts = rungs::slow_test(checkout, &programs, "stories");
+    cuts.env(emulator::VARIABLE, &emulator)
         .env(MINUTES, minutes.to_string())
         .env(SEED, seed.to_string());
-    if let Some(folder) = recording {
-        let folder = folder.canonicalize();
-        let folder = folder.with_context(|| format!("cannot find the recording {recording:?}"))?;
-        story.env(RECORDING, folder);
-    }
-    story.args([
+    cuts.args([
         "--",
         "--ignored",
         "--nocapture",
         "torture_by_cuts_and_faults",
     ]);
-    runner.run(&mut story)?;
-    let rows = fs::read_to_string(&table);
-    let rows = rows.with_context(|| format!("cannot read {}", table.display()))?;
-    write!(io::stdout(), "{rows}").context("cannot print")
+    let mut parts = vec![("histories", histories), ("8 GiB in 64 MiB", memory)];
+    if let Some(folder) = recording {
+        cuts.env(RECORDING, folder);
+    } else {
+        let rare = rungs::rare_stories(checkout, &programs, &emulator);
+        parts.push(("the stories that are rarely told", rare));
+    }
+    parts.push(("cuts and faults of a real node", cuts));
+
+    let mut failed = Vec::new();
+    for (name, mut part) in parts {
+        match runner.run(&mut part) {
+            Ok(()) => {}
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Err(error) => failed.push(format!("{name}: {error:#}")),
+        }
+    }
+    // There is none when they have failed.
+    if let Ok(rows) = fs::read_to_string(&table) {
+        write!(io::stdout(), "{rows}").context("cannot print")?;
+    }
+    ensure!(
+        failed.is_empty(),
+        "--seed {seed} has failed in:\n  {}",
+        failed.join("\n  ")
+    );
+    Ok(())
 }

@@ -170,15 +170,30 @@ async fn torture(story: &mut Story, asked: &Asked) -> Result<()> {
         None => record(story, &shop, Life::Long).await?,
     };
     let replay = Replay::of(recording)?;
-    let (mut judge, mut tally) = (Judge::default(), replay.tally());
+    let mut tally = replay.tally();
+    let ended = take_turns(story, &shop, &replay, (asked.seed, deadline), &mut tally).await;
+    // Also of one that was broken off after an hour.
+    conclude(&tally)?;
+    ended
+}
+
+/// Judges, boots, cuts and breaks until `deadline`, or until something is not as it must be.
+async fn take_turns(
+    story: &mut Story,
+    shop: &Shop,
+    replay: &Replay,
+    (seed, deadline): (u64, Deadline),
+    tally: &mut Tally,
+) -> Result<()> {
+    let mut judge = Judge::default();
     // However short the time is, each of these is judged.
     let for_ever = Deadline::after(24 * 3600);
-    replay.go(Pass::Every, &mut judge, &mut tally, for_ever, |_, _, _| {})?;
+    replay.go(Pass::Every, &mut judge, tally, for_ever, |_, _, _| {})?;
     story.step(&format!("{} states were judged", tally.states()));
 
-    let mut dice = Dice::of(&[asked.seed]);
-    let mut victim = Victim::new(story, &shop)?;
-    let mut patient = Patient::new(story, &shop)?;
+    let mut dice = Dice::of(&[seed]);
+    let mut victim = Victim::new(story, shop)?;
+    let mut patient = Patient::new(story, shop)?;
     while tally.violations.is_empty() {
         let turn = Deadline::after(JUDGING_SECONDS);
         let mut spread = Spread::new(dice.roll());
@@ -186,26 +201,26 @@ async fn torture(story: &mut Story, asked: &Asked) -> Result<()> {
             let pass = Pass::Random(dice.roll());
             let keep =
                 |phase, state, judgement: &Judgement| spread.consider(phase, state, judgement);
-            replay.go(pass, &mut judge, &mut tally, for_ever, keep)?;
+            replay.go(pass, &mut judge, tally, for_ever, keep)?;
             if turn.passed() || deadline.passed() {
                 break;
             }
         }
         story.step(&format!("{} states were judged", tally.states()));
         for state in spread.take().into_iter().take(1) {
-            boot(story, &shop, &replay, state).await?;
+            boot(story, shop, replay, state).await?;
             tally.boots += 1;
             story.step(&format!("the disk at {state} comes up"));
         }
         for _ in 0..CUTS {
             let place;
             (victim, place) = victim.cut(&mut dice).await?;
-            victim.judge(&mut tally, &place)?;
+            victim.judge(tally, &place)?;
             story.step(&format!("cut {place}"));
         }
-        patient = match patient.suffer(&mut dice, &mut tally).await? {
+        patient = match patient.suffer(&mut dice, tally).await? {
             Some(patient) => patient,
-            None => Patient::new(story, &shop)?,
+            None => Patient::new(story, shop)?,
         };
         story.step(&format!(
             "{} faults of a disk",
