@@ -17,7 +17,7 @@ use crate::asker::Asking;
 use crate::derive;
 use crate::history::{self, Happened, HistoryLine};
 use crate::journal;
-use crate::kernels;
+use crate::kernels::{self, Ground};
 use crate::machine::{Blame, Effect, Note, Report, Stopped};
 use crate::meter::Meter;
 use crate::names::ErrorName;
@@ -196,7 +196,8 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             Effect::WriteKernel { release } => {
                 let written = self.bench(order).write_kernel(release);
                 if written.is_ok() {
-                    kernels::learn(&self.device, release.root_hash, release.blobs.uki.sha256);
+                    let sha256 = release.blobs.uki.sha256;
+                    kernels::learn(&self.device, release.root_hash, sha256, Ground::Release);
                 }
                 written.map_err(stage)
             }

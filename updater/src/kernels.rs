@@ -1,6 +1,6 @@
 //! What the kernel images on this node should be. No hash tree proves them, and nothing else here says it:
-//! so it is written down when a release is staged, and of an image that came with the disk when it is
-//! first read.
+//! so it is written down when a release is staged. Of an image that came with the disk it is what its
+//! release says, once that is known; until then it is believed to be what it was when it was first read.
 
 use partition_layout::RootHash;
 use release::Digest;
@@ -10,8 +10,8 @@ use crate::ports::{Record, Records};
 use crate::records::{self, RecordError};
 use crate::refusal::Chain;
 
-/// Those of both slots, and of many that did not stay: each reading puts that of the image that
-/// runs first again.
+/// Those of both slots, and of many that did not stay. What each reading asks for is learned anew
+/// when it was pushed out.
 const MOST: usize = 16;
 
 /// What the kernel image of one release should be.
@@ -20,32 +20,60 @@ struct Known {
     root_hash: RootHash,
     /// In hexadecimal, since it is compared and nothing else.
     sha256: String,
+    /// Whether a release says so.
+    #[serde(default)]
+    proven: bool,
 }
 
-/// Tells whether a kernel image of the digest `sha256` is the one that belongs to a root hash; `None` if
-/// nothing is known of it.
+/// Why a kernel image should have a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ground {
+    /// Its release says so.
+    Release,
+    /// It had it when it was read, and nobody says anything else.
+    Reading,
+}
+
+/// What is known of a digest that a kernel image was found to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is the right one.
+    Right(Ground),
+    /// It should be another one.
+    Wrong,
+    /// Nothing.
+    Unknown,
+}
+
+/// Tells whether a kernel image of the digest `sha256` is the one that belongs to a root hash.
 ///
 /// # Errors
 /// The record cannot be read. One that is damaged knows nothing.
-pub(crate) fn is_known(
+pub(crate) fn standing(
     records: &impl Records,
     root_hash: &RootHash,
     sha256: &Digest,
-) -> Result<Option<bool>, RecordError> {
-    let known = read(records)?.into_iter();
-    let mut known = known.filter(|it| it.root_hash == *root_hash);
-    Ok(known.next().map(|it| it.sha256 == sha256.to_string()))
+) -> Result<Standing, RecordError> {
+    let mut known = read(records)?.into_iter();
+    Ok(match known.find(|it| it.root_hash == *root_hash) {
+        None => Standing::Unknown,
+        Some(it) if it.sha256 != sha256.to_string() => Standing::Wrong,
+        Some(Known { proven: true, .. }) => Standing::Right(Ground::Release),
+        Some(_) => Standing::Right(Ground::Reading),
+    })
 }
 
 /// Writes down what a kernel image should be. A disk that takes no record only loses the
 /// means to find out that it has rotten.
-pub(crate) fn learn(records: &impl Records, root_hash: RootHash, sha256: Digest) {
+pub(crate) fn learn(records: &impl Records, root_hash: RootHash, sha256: Digest, ground: Ground) {
     let learned = read(records).and_then(|mut known| {
         let now = Known {
             root_hash,
             sha256: sha256.to_string(),
+            proven: ground == Ground::Release,
         };
-        if known.first() == Some(&now) {
+        // Both slots' are looked at in each reading, and nothing is to be written for that.
+        if known.contains(&now) {
             return Ok(());
         }
         known.retain(|it| it.root_hash != root_hash);

@@ -5,7 +5,7 @@
 //! ```
 //! It reads below dm-verity, which restarts the machine at the first rotten
 //! block that anybody reads: what is found here, before, can be mended in peace. The
-//! kernel image, which has no tree, the hands look at themselves when all else is read.
+//! kernel images, which have no tree, the hands look at themselves when all else is read.
 //! Start reading at [`read_through`].
 
 pub mod erofs;
@@ -44,6 +44,10 @@ pub struct Reading {
     /// Those that were rotten so far.
     #[serde(default)]
     pub rotten: Vec<u64>,
+    /// Whether something is left for the hands to do, since they could not: blocks or a kernel
+    /// image that nobody could mend, or that nobody had time for.
+    #[serde(default)]
+    pub left: bool,
     /// When an image was last read to its end.
     #[serde(default)]
     pub finished: Option<Timestamp>,
@@ -57,7 +61,17 @@ impl Reading {
             next: 0,
             blocks: 0,
             rotten: Vec::new(),
+            left: false,
             finished,
+        }
+    }
+
+    /// The same, once nothing is rotten any more.
+    fn mended(self) -> Self {
+        Self {
+            rotten: Vec::new(),
+            left: false,
+            ..self
         }
     }
 }

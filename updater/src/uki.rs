@@ -11,7 +11,7 @@ mod kept;
 
 use std::ops::Range;
 
-use partition_layout::{BootEntry, RootHash};
+use partition_layout::{BootEntry, RootHash, Version};
 use release::limits::{BLOCK_SIZE, MAX_UKI_BYTES};
 use release::pack::{Frame, PackShape};
 use release::{Blob, Digest, Release};
@@ -20,7 +20,7 @@ use verity::Match;
 
 use self::kept::Keeper;
 use crate::fetch::Missing;
-use crate::kernels;
+use crate::kernels::{self, Standing};
 use crate::meter::Meter;
 use crate::plan::{Alternative, Method, PlanPart, WhyNot, choose};
 use crate::ports::{
@@ -229,14 +229,15 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
     }
 
     /// Returns the boot entry of the release that runs, unless there is none.
-    pub(crate) fn booted_entry(&self) -> Option<BootEntry> {
-        let find = || {
-            let version = self.device.view()?.booted_version;
-            let mut entries = self.device.entries()?.into_iter();
-            Ok(entries.find(|entry| entry.version == version))
-        };
-        let found: std::io::Result<Option<BootEntry>> = find();
-        found.inspect_err(unreadable).ok().flatten()
+    fn booted_entry(&self) -> Option<BootEntry> {
+        let view = self.device.view().inspect_err(unreadable).ok()?;
+        self.entry_of(&view.booted_version)
+    }
+
+    /// Returns the boot entry of a release, unless there is none.
+    pub(crate) fn entry_of(&self, version: &Version) -> Option<BootEntry> {
+        let entries = self.device.entries().inspect_err(unreadable).ok()?;
+        entries.into_iter().find(|entry| entry.version == *version)
     }
 
     /// Reads a kernel image that was written in the past: it is what it should be, as far as
@@ -247,11 +248,11 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
     {
         let read = self.read_kernel(entry)?;
         let (_, sha256) = read.map_err(esp("read the kernel image of the other slot"))?;
-        match kernels::is_known(self.device, root_hash, &sha256) {
-            Ok(Some(false)) => Err(StageError::KernelRotten {
+        match kernels::standing(self.device, root_hash, &sha256) {
+            Ok(Standing::Wrong) => Err(StageError::KernelRotten {
                 version: entry.version.clone(),
             }),
-            Ok(Some(true) | None) => Ok(()),
+            Ok(Standing::Right(_) | Standing::Unknown) => Ok(()),
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "nothing is known of the kernel image");
                 Ok(())

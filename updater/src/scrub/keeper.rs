@@ -179,8 +179,8 @@ where
         }
     }
 
-    /// Reads to the end, and has mended what was rotten; also the kernel image, which is not
-    /// read here: the hands alone mount the partition on which it lies. What could not be
+    /// Reads to the end, and has mended what was rotten; also the kernel images, which are not
+    /// read here: the hands alone mount the partition on which they lie. What could not be
     /// mended stays written down.
     pub async fn read_and_mend(self: Arc<Self>) {
         let (stopper, stop) = Stopper::new();
@@ -199,30 +199,37 @@ where
                 return;
             }
         };
-        match (self.mend(reading.rotten.clone()).await, reach) {
-            (Mended::Yes, Reach::End) if !reading.rotten.is_empty() => {
-                let rotten = Vec::new();
-                let sound = Reading { rotten, ..reading };
-                self.on_disk(move |keeper| keeper.note(&sound)).await;
-            }
+        let now = match (self.mend(reading.rotten.clone()).await, reach) {
+            (Mended::Yes, Reach::End) => reading.clone().mended(),
             // Only now can the rest be judged.
-            (Mended::Yes, Reach::RottenTree) => self.on_disk(Self::read_again).await,
-            (Mended::Yes, Reach::End) | (Mended::No, _) => {}
+            (Mended::Yes, Reach::RottenTree) => return self.on_disk(Self::read_again).await,
+            (Mended::No, _) => Reading {
+                left: true,
+                ..reading.clone()
+            },
+        };
+        if now != reading {
+            self.on_disk(move |keeper| keeper.note(&now)).await;
         }
     }
 
-    /// Has mended what could not be mended before, if anything is left of that. The image is
-    /// read anew afterwards: its tree may have been rotten.
+    /// Has mended what could not be mended before, if anything is left of that. If blocks were,
+    /// the image is read anew afterwards: its tree may have been rotten.
     pub async fn mend_again(self: Arc<Self>) {
         let booted = self.handle.view().node.booted.root_hash;
         let left = self.on_disk(Self::recall).await.filter(|reading| {
             let is_over = reading.next >= reading.blocks;
-            reading.root_hash == booted && is_over && !reading.rotten.is_empty()
+            let is_left = reading.left || !reading.rotten.is_empty();
+            reading.root_hash == booted && is_over && is_left
         });
         if let Some(reading) = left
-            && self.mend(reading.rotten).await == Mended::Yes
+            && self.mend(reading.rotten.clone()).await == Mended::Yes
         {
-            self.on_disk(Self::read_again).await;
+            let after = move |keeper: &Self| match reading.rotten.is_empty() {
+                true => keeper.note(&reading.mended()),
+                false => keeper.read_again(),
+            };
+            self.on_disk(after).await;
         }
     }
 
@@ -239,7 +246,7 @@ where
             }
             Ok(Accepted::Done | Accepted::Nothing) => Mended::No,
             Err(error) if is_sound => {
-                tracing::info!(error = %Chain(&error), "the kernel image is not looked at now");
+                tracing::info!(error = %Chain(&error), "the kernel images are not looked at now");
                 Mended::No
             }
             Err(error) => {

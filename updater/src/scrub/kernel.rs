@@ -1,19 +1,19 @@
-//! The booted kernel image: whether it is what it was, and mended where it is not.
+//! The kernel images of both slots: whether they are what they should be, and mended where they are not.
 //!
-//! No hash tree proves its blocks. So it is held to the digest that it was staged with or that it
-//! had when it was first read ([`crate::kernels`]), and once it has another one, to that which
-//! the release names: then it is fetched, and what comes, being proved as a whole, takes
-//! the place of the blocks that differ.
+//! No hash tree proves their blocks. So each is held to the digest that its release names
+//! ([`crate::kernels`]). One that has another digest is fetched, and what comes, being proved as a whole,
+//! takes the place of the blocks that differ. The spare slot's is read here because nobody else reads it
+//! before the firmware does, on the day when the booted slot has to give way.
 
 use std::io;
 
-use partition_layout::BootEntry;
+use partition_layout::{BootEntry, RootHash, SlotContent, Version};
 use release::limits::BLOCK_SIZE;
 use release::{Blob, Digest};
 use sha2::{Digest as _, Sha256};
 
 use super::mend::{MendError, Mended, Mender};
-use crate::kernels;
+use crate::kernels::{self, Ground, Standing};
 use crate::ports::{BootControl, Fetch, FetchError, Pace, Records, Releases, Slots, Verdict};
 use crate::refusal::Chain;
 use crate::stage::{Bench, block_size, digest, len};
@@ -23,7 +23,7 @@ use crate::uki::unreadable;
 /// on which more have rotten is to be replaced.
 const MOST: usize = 1024;
 
-/// What became of the kernel image.
+/// What became of a kernel image.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum KernelFate {
     #[default]
@@ -48,33 +48,60 @@ impl KernelBlocks {
 }
 
 impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D, N> {
-    /// Mends the booted kernel image, if it is not what it was, and tells so in `mended`.
-    /// One that is not there is no affair of the mender's.
-    pub(super) fn mend_kernel(&mut self, mended: &mut Mended) -> Result<(), MendError> {
-        let Some(entry) = self.bench().booted_entry() else {
-            return Ok(());
+    /// Mends the kernel images of both slots where they are not what they should be, and tells so in
+    /// `mended`. One that is not there is no affair of the mender's.
+    pub(super) fn mend_kernels(&mut self, mended: &mut Mended) -> Result<(), MendError> {
+        let booted = (self.version.clone(), self.root_hash);
+        mended.kernel = self.mend_kernel(&booted)?;
+        if let Some(spare) = self.spare_image() {
+            mended.spare_kernel = self.mend_kernel(&spare)?;
+        }
+        Ok(())
+    }
+
+    fn spare_image(&self) -> Option<(Version, RootHash)> {
+        let view = self.device.view().inspect_err(unreadable).ok()?;
+        match &view.slot(self.booted.other())?.content {
+            // An entry is named after its version: one of the same is the booted slot's.
+            SlotContent::Holds { version, root_hash } if version != self.version => {
+                Some((version.clone(), *root_hash))
+            }
+            SlotContent::Holds { .. } | SlotContent::Empty | SlotContent::Unknown { .. } => None,
+        }
+    }
+
+    fn mend_kernel(&mut self, image: &(Version, RootHash)) -> Result<KernelFate, MendError> {
+        let (version, root_hash) = image;
+        let Some(entry) = self.bench().entry_of(version) else {
+            return Ok(KernelFate::Sound);
         };
         let found = self.read_kernel(&entry)?;
-        if let Some((_, sha256)) = found {
-            match kernels::is_known(self.device, &self.root_hash, &sha256) {
-                Ok(Some(false)) => {}
-                Ok(Some(true) | None) => {
-                    kernels::learn(self.device, self.root_hash, sha256);
-                    return Ok(());
-                }
+        let standing = match &found {
+            Some((_, sha256)) => match kernels::standing(self.device, root_hash, sha256) {
+                Ok(standing) => standing,
                 Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "nothing is known of the booted kernel image");
-                    return Ok(());
+                    tracing::warn!(%version, error = %Chain(&error), "nothing is known of the kernel image");
+                    return Ok(KernelFate::Sound);
                 }
-            }
-        }
-        let Some(release) = self.release_of_image(mended)? else {
-            let why = "nobody says what it should be".to_owned();
-            mended.kernel = KernelFate::Rotten { why };
-            return Ok(());
+            },
+            // It cannot be read.
+            None => Standing::Wrong,
         };
-        let blob = release.blobs.uki;
-        mended.kernel = match found {
+        if standing == Standing::Right(Ground::Release) {
+            return Ok(KernelFate::Sound);
+        }
+        let blob = match (self.release_of(image)?, found) {
+            (Ok(release), _) => release.blobs.uki,
+            (Err(_), Some((_, sha256))) if standing != Standing::Wrong => {
+                kernels::learn(self.device, *root_hash, sha256, Ground::Reading);
+                return Ok(KernelFate::Sound);
+            }
+            (Err(why), _) => {
+                let why = format!("nobody says what it should be: {why}");
+                return Ok(KernelFate::Rotten { why });
+            }
+        };
+        let fate = match found {
             Some((_, sha256)) if sha256 == blob.sha256 => KernelFate::Sound,
             Some((size, _)) if size != blob.size => {
                 let why = format!("it has {size} bytes, the release says {}", blob.size);
@@ -82,10 +109,10 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
             }
             Some(_) | None => self.put_right(&entry, &blob)?,
         };
-        if !matches!(mended.kernel, KernelFate::Rotten { .. }) {
-            kernels::learn(self.device, self.root_hash, blob.sha256);
+        if !matches!(fate, KernelFate::Rotten { .. }) {
+            kernels::learn(self.device, *root_hash, blob.sha256, Ground::Release);
         }
-        Ok(())
+        Ok(fate)
     }
 
     fn put_right(&mut self, entry: &BootEntry, blob: &Blob) -> Result<KernelFate, MendError> {

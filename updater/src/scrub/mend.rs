@@ -50,8 +50,10 @@ pub struct Mended {
     pub tree_rebuilt: u64,
     /// How many were fetched.
     pub tree_fetched: u64,
-    /// The kernel image.
+    /// The booted kernel image.
     pub kernel: KernelFate,
+    /// That of the spare slot.
+    pub spare_kernel: KernelFate,
     /// Why the repository could not help, if it was asked.
     pub why_not: Option<String>,
 }
@@ -92,7 +94,7 @@ impl<D: Slots> ReadAt for OnMedium<'_, D> {
 }
 
 impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D, N> {
-    /// Mends those of `blocks` that are rotten, and the kernel image. On return, what was
+    /// Mends those of `blocks` that are rotten, and both kernel images. On return, what was
     /// mended has reached the medium, and was read back from it.
     ///
     /// # Errors
@@ -103,7 +105,7 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
         if !blocks.is_empty() {
             self.mend_image(blocks, &mut mended)?;
         }
-        self.mend_kernel(&mut mended)?;
+        self.mend_kernels(&mut mended)?;
         Ok(mended)
     }
 }
@@ -200,7 +202,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         rotten: &mut BTreeMap<u64, [u8; 32]>,
         mended: &mut Mended,
     ) -> Result<(), MendError> {
-        let Some(release) = self.release_of_image(mended)? else {
+        let Some(release) = self.release_of_booted(mended)? else {
             return Ok(());
         };
         let before = self.network.received();
@@ -247,20 +249,25 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
     }
 
     /// Looks up what the repository says of the booted image.
-    pub(super) fn release_of_image(
+    pub(super) fn release_of_booted(
         &mut self,
         mended: &mut Mended,
     ) -> Result<Option<Release>, MendError> {
-        match self.network.release(Some(self.version), self.stop) {
-            Ok(release) if release.root_hash == self.root_hash => return Ok(Some(release)),
-            Ok(_) => {
-                let why = format!("its release {} is another image", self.version);
-                mended.why_not = Some(why);
-            }
-            Err(ReleasesError::Stopped) => return Err(MendError::Stopped),
-            Err(error) => mended.why_not = Some(Chain(&error).to_string()),
+        let found = self.release_of(&(self.version.clone(), self.root_hash))?;
+        Ok(found.map_err(|why| mended.why_not = Some(why)).ok())
+    }
+
+    /// Looks up what the repository says of an image; the inner error says why it cannot be known.
+    pub(super) fn release_of(
+        &mut self,
+        (version, root_hash): &(Version, RootHash),
+    ) -> Result<Result<Release, String>, MendError> {
+        match self.network.release(Some(version), self.stop) {
+            Ok(release) if release.root_hash == *root_hash => Ok(Ok(release)),
+            Ok(_) => Ok(Err(format!("its release {version} is another image"))),
+            Err(ReleasesError::Stopped) => Err(MendError::Stopped),
+            Err(error) => Ok(Err(Chain(&error).to_string())),
         }
-        Ok(None)
     }
 
     fn put(
@@ -318,7 +325,9 @@ fn ranges(blocks: impl Iterator<Item = u64>, blob: &Blob) -> Vec<Range<u64>> {
 impl Mended {
     /// Returns whether nothing is rotten any more.
     pub fn is_whole(&self) -> bool {
-        self.lost.is_empty() && !matches!(self.kernel, KernelFate::Rotten { .. })
+        let kernels = [&self.kernel, &self.spare_kernel];
+        let is_rotten = |fate: &KernelFate| matches!(fate, KernelFate::Rotten { .. });
+        self.lost.is_empty() && !kernels.into_iter().any(is_rotten)
     }
 
     /// Says what became of them, for people.
@@ -341,14 +350,19 @@ impl Mended {
                 parts.push(format!("{} {fate}", self.names(blocks)));
             }
         }
-        match &self.kernel {
-            KernelFate::Sound => {}
-            KernelFate::Mended(blocks) => {
-                parts.push(format!(
-                    "blocks of the kernel image mended from the repository: {blocks}"
-                ));
+        for (fate, which) in [
+            (&self.kernel, "the kernel image"),
+            (&self.spare_kernel, "the spare slot's kernel image"),
+        ] {
+            match fate {
+                KernelFate::Sound => {}
+                KernelFate::Mended(blocks) => {
+                    parts.push(format!(
+                        "blocks of {which} mended from the repository: {blocks}"
+                    ));
+                }
+                KernelFate::Rotten { why } => parts.push(format!("{which} is rotten: {why}")),
             }
-            KernelFate::Rotten { why } => parts.push(format!("the kernel image is rotten: {why}")),
         }
         parts.extend(
             self.why_not

@@ -71,7 +71,7 @@ impl<'a, D: Slots + Pace, N: Fetch + Releases> Mender<'a, D, N> {
         rotten: &RottenBlock<'_>,
         mended: &mut Mended,
     ) -> Result<Option<Proven>, MendError> {
-        let Some(release) = self.release_of_image(mended)? else {
+        let Some(release) = self.release_of_booted(mended)? else {
             return Ok(None);
         };
         let root_hash = self.root_hash;
@@ -84,7 +84,7 @@ impl<'a, D: Slots + Pace, N: Fetch + Releases> Mender<'a, D, N> {
 
     /// Fetches the superblock, by which the tree is then mended. `None` if that cannot be had.
     fn fetch_superblock(&mut self, mended: &mut Mended) -> Result<Option<()>, MendError> {
-        let Some(release) = self.release_of_image(mended)? else {
+        let Some(release) = self.release_of_booted(mended)? else {
             return Ok(None);
         };
         let blob = release.blobs.verity;

@@ -28,6 +28,7 @@ mod followed;
 mod gate;
 #[cfg(test)]
 mod introspection;
+mod kernels;
 #[cfg(test)]
 mod last_resort;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use partition_layout::{BootEntry, Slot};
+use partition_layout::Slot;
 use updater::machine::{Outcome, Request};
 use updater::names::ErrorName;
 use updater::ports::{Part, Record};
@@ -17,12 +17,12 @@ use super::stages::{Stand, failed};
 const BLOCK: usize = 4096;
 
 /// Reads the booted image to its end, and waits for what is done about it.
-async fn read(node: &FakeNode, daemon: &Daemon) {
+pub(crate) async fn read(node: &FakeNode, daemon: &Daemon) {
     let keeper = Keeper::new(node.clone(), FakeClock, daemon.handle.clone());
     Arc::new(keeper).read_and_mend().await;
 }
 
-fn last_event(daemon: &Daemon) -> Option<(&'static str, String)> {
+pub(crate) fn last_event(daemon: &Daemon) -> Option<(&'static str, String)> {
     let view = daemon.handle.view();
     let line = view.node.history.last()?;
     Some((line.event.as_str(), line.message.clone()))
@@ -272,168 +272,5 @@ async fn an_io_error_while_mending_is_told_and_the_next_reading_mends() {
         stand.node.slot_bytes(Slot::A) == whole,
         "the image is as it was"
     );
-    daemon.stop().await;
-}
-
-/// The booted kernel image, where release 1 runs and is good.
-const KERNEL: &str = "bistable_1.efi";
-
-#[tokio::test]
-async fn a_kernel_image_that_rots_is_mended_from_the_repository_which_need_not_be_believed() {
-    let stand = Stand::new();
-    let daemon = stand.daemon().await;
-    let sound = stand.node.kernel(KERNEL);
-    read(&stand.node, &daemon).await;
-    assert_eq!(last_event(&daemon), None);
-
-    stand.node.rot_kernel(KERNEL, 5);
-    stand.node.rot_kernel(KERNEL, sound.len() - 1);
-    stand.repository.lie(Lie::FlipOnce(Which::Uki, 9));
-    read(&stand.node, &daemon).await;
-    assert!(stand.node.kernel(KERNEL) == sound, "it is as it was");
-    let (event, message) = last_event(&daemon).unwrap();
-    assert_eq!(event, "mended", "{message}");
-    assert!(message.contains("kernel image mended"), "{message}");
-    // Another reading finds nothing to do.
-    let lines = daemon.handle.view().node.history.len();
-    read(&stand.node, &daemon).await;
-    assert_eq!(daemon.handle.view().node.history.len(), lines);
-    daemon.stop().await;
-}
-
-#[tokio::test]
-async fn a_kernel_image_that_nobody_has_is_told_left_as_it_is_and_mended_later() {
-    for lie in [Lie::Gone, Lie::Flip(Which::Uki, 5)] {
-        let stand = Stand::new();
-        let daemon = stand.daemon().await;
-        let sound = stand.node.kernel(KERNEL);
-        read(&stand.node, &daemon).await;
-        stand.node.rot_kernel(KERNEL, 5);
-        let rotten = stand.node.kernel(KERNEL);
-        stand.repository.lie(lie);
-        read(&stand.node, &daemon).await;
-        assert!(stand.node.kernel(KERNEL) == rotten, "nothing is written");
-        let (event, message) = last_event(&daemon).unwrap();
-        assert_eq!(event, "rotten");
-        assert!(message.contains("the kernel image is rotten"), "{message}");
-        let name = daemon.handle.view().last_error.clone().map(|it| it.name);
-        assert_eq!(name, Some(ErrorName::ReadBackMismatch));
-
-        stand.repository.lie(Lie::None);
-        read(&stand.node, &daemon).await;
-        assert!(stand.node.kernel(KERNEL) == sound, "it is as it was");
-        daemon.stop().await;
-    }
-}
-
-#[tokio::test]
-async fn a_kernel_image_is_held_to_its_release_and_not_to_what_was_read_first() {
-    let stand = Stand::new();
-    let daemon = stand.daemon().await;
-    stand.node.rot_kernel(KERNEL, 5);
-    read(&stand.node, &daemon).await;
-    // Somebody has put the right one there.
-    stand.node.rot_kernel(KERNEL, 5);
-    let sound = stand.node.kernel(KERNEL);
-    read(&stand.node, &daemon).await;
-    assert_eq!(last_event(&daemon), None);
-    assert!(stand.node.kernel(KERNEL) == sound);
-    // It is known now, also without a network.
-    stand.repository.lie(Lie::Gone);
-    read(&stand.node, &daemon).await;
-    assert_eq!(last_event(&daemon), None);
-    daemon.stop().await;
-}
-
-#[tokio::test]
-async fn a_kernel_image_of_another_length_is_told_and_not_written_to() {
-    let stand = Stand::new();
-    let daemon = stand.daemon().await;
-    read(&stand.node, &daemon).await;
-    let mut longer = stand.node.kernel(KERNEL);
-    longer.push(0);
-    stand.node.put_kernel(KERNEL, longer.clone());
-    read(&stand.node, &daemon).await;
-    let (event, message) = last_event(&daemon).unwrap();
-    assert_eq!(event, "rotten");
-    assert!(message.contains("the release says"), "{message}");
-    assert!(stand.node.kernel(KERNEL) == longer);
-    daemon.stop().await;
-}
-
-#[tokio::test]
-async fn a_disk_that_takes_no_block_of_a_kernel_image_is_told_and_the_next_reading_mends() {
-    let stand = Stand::new();
-    let daemon = stand.daemon().await;
-    let sound = stand.node.kernel(KERNEL);
-    read(&stand.node, &daemon).await;
-    stand.node.rot_kernel(KERNEL, 5);
-    stand.node.refuse(&["mend-entry"]);
-    read(&stand.node, &daemon).await;
-    let (event, message) = last_event(&daemon).unwrap();
-    assert_eq!(event, "rotten");
-    assert!(message.contains("it cannot be written to"), "{message}");
-    stand.node.refuse(&[]);
-    read(&stand.node, &daemon).await;
-    assert!(stand.node.kernel(KERNEL) == sound, "it is as it was");
-    daemon.stop().await;
-}
-
-#[tokio::test]
-async fn a_kernel_image_that_rots_before_it_was_first_read_is_known_from_its_stage() {
-    let stand = Stand::new();
-    let daemon = stand.daemon().await;
-    assert_eq!(daemon.stage("2").await, Outcome::Done);
-    daemon.stop().await;
-    stand.node.power_cycle(&stand.images());
-    let started = kernel_of(&stand.node, "2");
-    let sound = stand.node.kernel(&started);
-    stand.node.rot_kernel(&started, 5);
-    let daemon = stand.daemon().await;
-    daemon.handle.request(Request::MarkGood).await.unwrap();
-    read(&stand.node, &daemon).await;
-    let (event, message) = last_event(&daemon).unwrap();
-    assert_eq!(event, "mended", "{message}");
-    assert!(stand.node.kernel(&kernel_of(&stand.node, "2")) == sound);
-    daemon.stop().await;
-}
-
-fn kernel_of(node: &FakeNode, version: &str) -> String {
-    let mut names = node.entry_names().into_iter();
-    let is_meant = |name: &String| {
-        BootEntry::parse_file_name(name).is_ok_and(|entry| entry.version.as_str() == version)
-    };
-    names.find(is_meant).expect("it has an entry")
-}
-
-#[tokio::test]
-async fn a_rollback_to_a_kernel_image_that_has_rotten_is_refused_with_nothing_changed() {
-    let stand = Stand::new();
-    let daemon = stand.daemon().await;
-    read(&stand.node, &daemon).await;
-    daemon.stop().await;
-    stand.update_to("2").await;
-    let older = kernel_of(&stand.node, "1");
-    stand.node.rot_kernel(&older, 5);
-    let names = stand.node.entry_names();
-    let slot = stand.node.slot_bytes(Slot::A);
-
-    let daemon = stand.daemon().await;
-    let rollback = || Request::Rollback {
-        reason: String::new(),
-    };
-    let Outcome::Failed(failure) = daemon.run(rollback()).await else {
-        panic!("the rollback did not fail");
-    };
-    assert_eq!(failure.name, ErrorName::ReadBackMismatch);
-    assert!(
-        failure.message.contains("the kernel image of 1 has rotten"),
-        "{failure}"
-    );
-    assert_eq!(stand.node.entry_names(), names);
-    assert_eq!(stand.node.slot_bytes(Slot::A), slot);
-
-    stand.node.rot_kernel(&older, 5);
-    assert_eq!(daemon.run(rollback()).await, Outcome::Done);
     daemon.stop().await;
 }
