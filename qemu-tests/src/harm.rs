@@ -50,6 +50,17 @@ impl OutsideDisk {
         self.overwrite(starts.map(|start| (start, noise(SUPERBLOCK_BYTES))))
     }
 
+    /// Takes `/var` out of both partition tables.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no `/var`, or `sgdisk` does.
+    pub fn lose_var(&self) -> Result<()> {
+        let number = self.var()?.number.to_string();
+        let mut sgdisk = host_tools::command("sgdisk")?;
+        run(sgdisk.args(["--delete", &number]).arg(self.path())).map(drop)
+    }
+
     /// Writes noise over one of the two partition tables, on a disk with sectors of 512 bytes.
     ///
     /// # Errors

@@ -41,8 +41,11 @@ fn answer(request: &str) -> io::Result<String> {
         (Some("write"), Some(path), Some(text)) => {
             let mut file = File::create(path)?;
             file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            Ok(String::new())
+            match file.sync_all() {
+                // A door of the kernel's leads to no disk.
+                Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
+                Ok(()) | Err(_) => Ok(String::new()),
+            }
         }
         (Some("remove"), Some(path), None) => fs::remove_file(path).map(|()| String::new()),
         _ => Err(io::Error::other(format!("not a request: {request:?}"))),

@@ -1,12 +1,15 @@
 //! A disk that is harmed while the node is off, a bit of everything at a time: a copy of the
-//! partition table, the superblock of `/var`, all room on the ESP, all room in `/var`. The
-//! node boots each time, mends what can be mended, and names what keeps it from staging.
+//! partition table, the superblock of `/var`, all room on the ESP, all room in `/var`, `/var`
+//! itself; once under a node that runs, nobody may write. The node boots each time, mends what
+//! can be mended, and names what keeps it from staging.
 
 use anyhow::{Result, ensure};
 use partition_layout::{Slot, TableCopy};
-use qemu_tests::bus::StageOptions;
+use qemu_tests::bus::{Bus, StageOptions};
+use qemu_tests::deadline::{Deadline, Look};
+use qemu_tests::fixtures::Image;
 use qemu_tests::harm::SpareSuperblocks;
-use qemu_tests::node::Node;
+use qemu_tests::node::{BOOT_SECONDS, Node, RESET_SECONDS};
 use qemu_tests::outside::OutsideDisk;
 use qemu_tests::probe::Request;
 use qemu_tests::room::VAR_FILLER;
@@ -16,6 +19,11 @@ use qemu_tests::story::{expect_disk, expect_slots, tell};
 use crate::tale::{armed, at_rest, expect_disarmed, expect_failure, good, stage, stage_well};
 
 const REMEMBERED: &str = "/var/lib/story";
+
+/// The kernel's door for emergencies, and what is said there to have no file system written to any
+/// more (the kernel's `admin-guide/sysrq.rst`).
+const SYSRQ: &str = "/proc/sysrq-trigger";
+const EMERGENCY_REMOUNT: &str = "u";
 
 /// Checks that both copies of the partition table are whole, and nothing else is wrong.
 fn expect_sound(disk: &OutsideDisk) -> Result<()> {
@@ -32,6 +40,32 @@ async fn expect_whole_tables(node: &Node) -> Result<()> {
         "from outside: {table:?}"
     );
     Ok(())
+}
+
+/// All file systems become read-only under a node that runs, as on a disk that the kernel does not
+/// trust any more; the next start has them writable again.
+async fn read_only(node: &Node, bus: Bus, one: &Image) -> Result<Bus> {
+    node.probe(&Request::Write(SYSRQ, EMERGENCY_REMOUNT))
+        .await?;
+    Deadline::after(BOOT_SECONDS)
+        .until("/var to be read-only", async || {
+            let mounts = node.probe(&Request::Read("/proc/mounts")).await?;
+            let var = mounts.lines().find(|line| line.contains(" /var "));
+            Ok(match var {
+                Some(line) if line.contains(" ro,") => Look::Found(()),
+                _ => Look::NotYet(format!("{var:?}")),
+            })
+        })
+        .await?;
+    let report = stage(&bus, StageOptions::default()).await?;
+    expect_failure(&report, "RecordFailed", &["Read-only file system"])?;
+    expect_disarmed(node, &bus, one).await?;
+    let mark = node.qmp().mark();
+    bus.reboot().await?;
+    node.reset(mark, RESET_SECONDS).await?;
+    let bus = node.bus().await?;
+    at_rest(&bus).await?;
+    Ok(bus)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,10 +119,13 @@ async fn on_a_disk_that_is_damaged_and_full_a_node_boots_names_it_and_then_updat
         expect_disarmed(&node, &bus, &one).await?;
         story.step("it runs with a mended table and a full /var");
 
+        node.probe(&Request::Remove(VAR_FILLER)).await?;
+        let bus = read_only(&node, bus, &one).await?;
+        story.step("it names a /var that takes no writes, and restarts in order");
+
         // This time under a node that runs: no firmware mends it, a relabelling does.
         node.look_at_disk(|disk| disk.destroy_table(TableCopy::Primary))
             .await?;
-        node.probe(&Request::Remove(VAR_FILLER)).await?;
         stage_well(&bus, &two, StageOptions::default()).await?;
         expect_slots(&bus, Slot::A, good(&one), armed(&two)).await?;
         let machine = node.shut_down().await?;
@@ -99,6 +136,17 @@ async fn on_a_disk_that_is_damaged_and_full_a_node_boots_names_it_and_then_updat
         expect_sound(&disk)?;
         disk.expect_sound_var()?;
         story.step("with room it stages, and the disk is whole");
+
+        // With all that the node knew: that there is a trial, whose count the firmware has.
+        disk.lose_var()?;
+        let node = machine.power_on().await?;
+        let bus = node.bus().await?;
+        at_rest(&bus).await?;
+        expect_slots(&bus, Slot::B, good(&one), good(&two)).await?;
+        expect_whole_tables(&node).await?;
+        let machine = node.shut_down().await?;
+        machine.disk()?.expect_sound_var()?;
+        story.step("the trial of a node that lost its /var is decided all the same");
         Ok(())
     })
     .await

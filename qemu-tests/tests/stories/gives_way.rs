@@ -1,4 +1,5 @@
-//! Story 11: what a good slot on watch loses by power cuts, by a lost kernel image, and by rot.
+//! Story 11: what a good slot on watch loses by power cuts, by a lost kernel image, by a gate that fails
+//! its last start, and by rot.
 
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, TWIN, expect_disk, expect_slots, tell};
 
 use crate::flipped_byte::{BACK_OFF, IN_SUPERBLOCK, PANIC, ROTTEN};
-use crate::tale::{EMPTY, TRIAL_SECONDS, USERSPACE, at_rest, good, stage_well};
+use crate::tale::{EMPTY, ONLY_ON_TRIAL, TRIAL_SECONDS, USERSPACE, at_rest, good, stage_well};
 use crate::update::reboot_into_trial;
 
 /// How often in a row the power fails before a healthy node is up.
@@ -24,6 +25,9 @@ const CUTS: u32 = 10;
 
 /// What the firmware says when it starts the boot loader.
 const FIRMWARE: &str = "BdsDxe: starting";
+
+/// The unit that fails.
+const SICK_UNIT: &str = "fails-by-now.service";
 
 /// What the kernel says when it has panicked and waits.
 const WAITS: &str = "Rebooting in 10 seconds";
@@ -281,6 +285,46 @@ async fn lost_kernel(story: &mut Story, releases: &Releases, machine: Machine) -
     Ok(())
 }
 
+/// A node with a unit that fails while the boot loader counts.
+fn sick(handed: Handed) -> Handed {
+    let unit = format!(
+        "[Unit]\nDescription=What fails by now\n{ONLY_ON_TRIAL}\
+         [Service]\nType=oneshot\nExecStart=/usr/bin/udevadm no-such-command\n"
+    );
+    handed
+        .unit(SICK_UNIT, &unit)
+        .wanted_by("multi-user.target", SICK_UNIT)
+}
+
+/// Fourteen starts of slot B have failed; the fifteenth comes up, and the gate does not like it.
+async fn last_start(story: &mut Story, releases: &Releases, machine: Machine) -> Result<()> {
+    let Releases { one, two } = releases;
+    let last = two.counted_entry(1, WATCHED_STARTS.saturating_sub(1));
+    machine.disk()?.rename_entry(&two.watched_entry(), &last)?;
+    let node = machine.power_on().await?;
+    let bus = node.bus().await?;
+    let updater = bus.updater().await?;
+    ensure!(
+        updater.booted_slot == Slot::B.to_string() && updater.last_rollback.version.is_empty(),
+        "{updater:?}"
+    );
+    // Nobody helps.
+    node.reset(node.qmp().mark(), BOOT_SECONDS + TRIAL_SECONDS)
+        .await?;
+    let bus = node.bus().await?;
+    let told = releases
+        .expect_given_way(&node, &bus, WATCHED_STARTS)
+        .await?;
+    ensure!(
+        told.unit == SICK_UNIT && told.reason.contains(SICK_UNIT),
+        "it blames something else: {told:?}"
+    );
+    let machine = node.cut();
+    expect_disk(&machine, Some(one), None, &[&one.good_entry()])?;
+    story.step("on its last start the gate failed slot B, and it gave way");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "told by `cargo xtask torture`"]
 async fn a_good_slot_outlasts_power_cuts_and_gives_way_when_it_boots_no_more() -> Result<()> {
@@ -297,6 +341,8 @@ async fn a_good_slot_outlasts_power_cuts_and_gives_way_when_it_boots_no_more() -
         let kept = machine.copy_disk(TWIN)?;
         lost_kernel(story, &releases, machine).await?;
         // As if that had not happened.
+        let machine = story.machine_of(story.folder(), &kept, sick(handed.clone()))?;
+        last_start(story, &releases, machine).await?;
         let machine = story.machine_of(story.folder(), &kept, handed)?;
         rot(story, &releases, machine).await
     })
