@@ -277,9 +277,9 @@ impl<C: Clock> Head<C> {
             | Request::MarkGood
             | Request::MarkBad(_)
             | Request::Forgive { .. } => None,
-            Request::Mend(_) => {
-                let version = self.state().node().booted.version.clone();
-                Some((JobKind::Mend, Some(version)))
+            Request::Mend { root_hash, .. } => {
+                let image = self.state().node().startable(root_hash);
+                Some((JobKind::Mend, image.map(|(_, version)| version.clone())))
             }
         };
         let effects = match self.step(Event::Request(request)) {

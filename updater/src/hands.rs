@@ -261,11 +261,11 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             Effect::AskFor { entry } => ask_for(device, entry, Way::OneShot),
 
             Effect::Mend {
-                booted,
+                slot,
                 version,
                 root_hash,
                 blocks,
-            } => self.mend((*booted, version, *root_hash), blocks, order),
+            } => self.mend((*slot, version, *root_hash), blocks, order),
 
             Effect::Demote { entry } => rename(device, entry, &entry.last_resort()),
             Effect::Bless { entry } => {
@@ -347,7 +347,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
 
     fn mend(
         &mut self,
-        (booted, version, root_hash): (Slot, &Version, RootHash),
+        (slot, version, root_hash): (Slot, &Version, RootHash),
         blocks: &[u64],
         order: &Order,
     ) -> Result<(), Stopped> {
@@ -356,7 +356,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             network: &mut self.network,
             meter: &order.meter,
             stop: &order.stop,
-            booted,
+            slot,
             version,
             root_hash,
         };
@@ -381,17 +381,20 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             event,
             version: Some(version.clone()),
             root_hash: Some(root_hash),
-            slot: Some(booted),
+            slot: Some(slot),
             message,
             error: failure.as_ref().map(|failure| failure.name),
         };
-        let last = records::recall_history(&self.device).pop();
-        let is_known = |line: HistoryLine| {
-            let is_same = (line.event, line.root_hash) == (event, Some(root_hash));
-            // The history has the beginning of a long one.
-            is_same && note.message.starts_with(&line.message)
+        let is_about_it = |line: &HistoryLine| {
+            let is_meant = matches!(line.event, Happened::Mended | Happened::Rotten);
+            is_meant && line.root_hash == Some(root_hash)
         };
-        let noted = match failure.is_some() && last.is_some_and(is_known) {
+        let history = records::recall_history(&self.device).into_iter();
+        let is_known = history.rev().find(is_about_it).is_some_and(|line| {
+            // The history has the beginning of a long one.
+            line.event == event && note.message.starts_with(&line.message)
+        });
+        let noted = match failure.is_some() && is_known {
             // It is tried every few hours, and the history has an end.
             true => Ok(()),
             false => self.remember(&note, order),

@@ -123,7 +123,7 @@ fn answer(state: State, request: Request) -> Answer {
             | Request::MarkGood
             | Request::MarkBad(_)
             | Request::Forgive { .. }
-            | Request::Mend(_) => refuse(state, Refused::Busy),
+            | Request::Mend { .. } => refuse(state, Refused::Busy),
         },
         In::Settling { .. }
         | In::Marking { job: Job::None, .. }
@@ -142,7 +142,7 @@ fn answer(state: State, request: Request) -> Answer {
             | Request::MarkGood
             | Request::MarkBad(_)
             | Request::Forgive { .. }
-            | Request::Mend(_) => busy_without_job(state, &request),
+            | Request::Mend { .. } => busy_without_job(state, &request),
         },
     }
 }
@@ -158,7 +158,7 @@ fn busy_without_job(state: State, request: &Request) -> Answer {
         | Request::MarkGood
         | Request::MarkBad(_)
         | Request::Forgive { .. }
-        | Request::Mend(_) => refuse(state, Refused::Busy),
+        | Request::Mend { .. } => refuse(state, Refused::Busy),
     }
 }
 
@@ -187,7 +187,7 @@ fn answer_at_work(state: State, request: Request) -> Answer {
         | Request::Reboot(_)
         | Request::Rollback { .. }
         | Request::Forgive { .. }
-        | Request::Mend(_) => refuse(state, Refused::Busy),
+        | Request::Mend { .. } => refuse(state, Refused::Busy),
     }
 }
 
@@ -263,7 +263,7 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
         },
         Request::MarkBad(_) => refuse(rest(node), Refused::NotInTrial),
         Request::Forgive { root_hash } => forgive(node, root_hash),
-        Request::Mend(blocks) => mend(node, blocks),
+        Request::Mend { root_hash, blocks } => mend(node, root_hash, blocks),
     }
 }
 
@@ -283,7 +283,7 @@ fn resolve(node: Box<Node>, ask: Ask, purpose: Purpose) -> Answer {
 
 fn answer_trial(node: Box<Node>, request: Request) -> Answer {
     match request {
-        Request::Check | Request::Stage(_) | Request::Plan(_) | Request::Mend(_) => {
+        Request::Check | Request::Stage(_) | Request::Plan(_) | Request::Mend { .. } => {
             refuse(rest(node), Refused::BootedSlotNotGood)
         }
         Request::Cancel | Request::Pause(_) | Request::Resume => {
@@ -341,7 +341,7 @@ fn answer_last_resort(node: Box<Node>, request: Request) -> Answer {
         | Request::Plan(Ask {
             force: Force::No, ..
         })
-        | Request::Mend(_) => refuse(rest(node), Refused::BootedSlotNotGood),
+        | Request::Mend { .. } => refuse(rest(node), Refused::BootedSlotNotGood),
         Request::Check
         | Request::Stage(Ask {
             force: Force::ByName,
@@ -378,7 +378,7 @@ fn answer_condemned(node: Box<Node>, request: Request) -> Answer {
         | Request::Stage(_)
         | Request::Plan(_)
         | Request::Rollback { .. }
-        | Request::Mend(_) => refuse(rest(node), Refused::BootedSlotNotGood),
+        | Request::Mend { .. } => refuse(rest(node), Refused::BootedSlotNotGood),
         Request::Cancel | Request::Pause(_) | Request::Resume => {
             refuse(rest(node), Refused::NoSuchJob)
         }
@@ -409,12 +409,17 @@ fn forgive(node: Box<Node>, root_hash: RootHash) -> Answer {
     ))
 }
 
-/// It is the repository that is asked, for what the spare slot does not have.
-fn mend(node: Box<Node>, blocks: Vec<u64>) -> Answer {
+/// It is the repository that is asked, for what the other slot does not have.
+fn mend(node: Box<Node>, root_hash: RootHash, blocks: Vec<u64>) -> Answer {
+    // What was read may have been replaced since.
+    let Some((slot, version)) = node.startable(&root_hash) else {
+        let why = format!("no slot holds an image {root_hash} that could start");
+        return refuse(rest(node), Refused::BadArgument(why));
+    };
     let mend = Effect::Mend {
-        booted: node.booted.slot,
-        version: node.booted.version.clone(),
-        root_hash: node.booted.root_hash,
+        slot,
+        version: version.clone(),
+        root_hash,
         blocks,
     };
     let checking = State::Checking {

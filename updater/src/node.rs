@@ -187,6 +187,16 @@ impl Node {
         }
     }
 
+    /// Returns the slot that holds this image, and its version, if the boot loader can start it.
+    pub fn startable(&self, root_hash: &RootHash) -> Option<(Slot, &Version)> {
+        if self.booted.root_hash == *root_hash {
+            return Some((self.booted.slot, &self.booted.version));
+        }
+        let held = self.spare.held.as_ref().filter(|_| self.spare_boots());
+        let (version, _) = held.filter(|(_, held)| held == root_hash)?;
+        Some((self.spare.slot, version))
+    }
+
     /// Returns whether the boot loader may start the spare slot without anybody waiting for a
     /// verdict: it was good, if only a last resort since.
     pub const fn spare_boots_by_right(&self) -> bool {

@@ -399,10 +399,10 @@ pub trait Slots: Send + Sync {
     /// the change has reached the disk.
     fn relabel(&self, slot: Slot, held: Option<(&Version, &RootHash)>) -> io::Result<()>;
 
-    /// Writes one block of the booted slot's root image or hash tree: the one exception, and only for
-    /// what that image's root hash has proved. An implementation refuses any other slot, and any other image than
-    /// the one that runs. On return the block has reached the medium.
-    fn mend(&self, booted: Slot, proven: &Proven) -> io::Result<()>;
+    /// Writes one block of a slot's root image or hash tree, also of the booted one: the one exception, and
+    /// only for what the root hash of the image in that slot has proved. An implementation refuses
+    /// what was proved by any other. On return the block has reached the medium.
+    fn mend(&self, slot: Slot, proven: &Proven) -> io::Result<()>;
 }
 
 /// Where a thread stands in the disk's queue.
@@ -545,6 +545,8 @@ pub enum Record {
     Totals,
     /// How far the booted image was read in the background.
     Reading,
+    /// The same of the spare slot's.
+    SpareReading,
     /// How the checks of the repository went.
     Checks,
     /// The digests that the kernel images should have.

@@ -1,10 +1,10 @@
-//! Reads the booted image through, gently, while nobody asks for its blocks.
+//! Reads the images of both slots through, gently, while nobody asks for their blocks.
 //!
 //! ```text
 //! raw partition ─▶ each block against the hash tree ─▶ what is rotten ─▶ the hands mend it
 //! ```
 //! It reads below dm-verity, which restarts the machine at the first rotten
-//! block that anybody reads: what is found here, before, can be mended in peace. The
+//! block of the booted image that anybody reads: what is found here, before, can be mended in peace. The
 //! kernel images, which have no tree, the hands look at themselves when all else is read.
 //! Start reading at [`read_through`].
 
@@ -79,9 +79,9 @@ impl Reading {
 /// Why the reading did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ScrubError {
-    #[error("cannot open the hash tree of the booted image")]
+    #[error("cannot open the hash tree of the image")]
     Open(#[source] OpenProverError),
-    #[error("the hash tree is not that of the booted image")]
+    #[error("the hash tree is not that of the image")]
     Tree(#[source] TreeError),
     #[error("asked to stop")]
     Stopped,
@@ -153,7 +153,7 @@ fn is_sound_on_medium(
     match read_block(image, block) {
         Ok(bytes) => is_sound(prover, block, &bytes),
         Err(error) => {
-            tracing::warn!(block, %error, "a block of the booted image cannot be read");
+            tracing::warn!(block, %error, "a block of an image cannot be read");
             Ok(false)
         }
     }

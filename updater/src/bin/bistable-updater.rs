@@ -191,7 +191,7 @@ async fn serve(sources: Sources) -> Result<(), DaemonError> {
     }
 
     let settings = Settings::new(sources, config, handle.clone());
-    let scrub = Keeper::new(reader, SystemClock, handle.clone());
+    let scrub = Keeper::new(reader.only_reading(), SystemClock, handle.clone());
     let metrics = Metrics::new(handle.clone(), rests).beside(scrub.progress());
     let callers = dbus::Callers::new(bus);
     let manager = dbus::Manager::new(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use partition_layout::{
-    DiskLayout, Partition, RootHash, Slot, SlotLabel, SlotPartitions, Version, relabel,
+    DiskLayout, Partition, RootHash, Slot, SlotContent, SlotLabel, SlotPartitions, Version, relabel,
 };
 
 use super::Paths;
@@ -25,6 +25,7 @@ pub(super) struct Disk {
     paths: Paths,
     open: Mutex<PartsAtWork>,
     place: Place,
+    spare: Use,
 }
 
 /// Each behind a lock of its own: while one is written, others are read.
@@ -33,10 +34,18 @@ type PartsAtWork = HashMap<(Slot, Part), Arc<Mutex<Opened>>>;
 /// A partition that is at work.
 #[derive(Debug)]
 enum Opened {
-    /// The booted slot's, which can only be read.
-    Booted(Arc<Queued>),
+    /// The booted slot's, or of a disk that is only read.
+    ToRead(Arc<Queued>),
     /// The spare slot's, held exclusively, and what writes it, if anything is written.
-    Spare(Arc<Queued>, Option<WriteBehind>),
+    ToWrite(Arc<Queued>, Option<WriteBehind>),
+}
+
+/// What is done with the spare slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Nobody else may have it.
+    Writing,
+    Reading,
 }
 
 impl Disk {
@@ -49,7 +58,14 @@ impl Disk {
             paths,
             open: Mutex::new(HashMap::new()),
             place: Place::beside(company),
+            spare: Use::Writing,
         }
+    }
+
+    /// Leaves the spare slot to who writes it.
+    pub(super) fn only_reading(self) -> Self {
+        let spare = Use::Reading;
+        Self { spare, ..self }
     }
 
     fn layout(&self) -> io::Result<DiskLayout> {
@@ -138,9 +154,9 @@ impl Disk {
         bytes: &[u8],
     ) -> io::Result<()> {
         self.opened(slot, part, |opened| match opened {
-            Opened::Booted(_) => Err(must_not_be_touched(slot)),
-            Opened::Spare(_, Some(writer)) => writer.write(offset, bytes),
-            Opened::Spare(device, none @ None) => {
+            Opened::ToRead(_) => Err(must_not_be_touched(slot)),
+            Opened::ToWrite(_, Some(writer)) => writer.write(offset, bytes),
+            Opened::ToWrite(device, none @ None) => {
                 let writer = WriteBehind::start(Arc::clone(device))?;
                 none.insert(writer).write(offset, bytes)
             }
@@ -149,9 +165,9 @@ impl Disk {
 
     pub(super) fn flush(&self, slot: Slot, part: Part) -> io::Result<()> {
         self.opened(slot, part, |opened| match opened {
-            Opened::Booted(_) => Err(must_not_be_touched(slot)),
-            Opened::Spare(_, Some(writer)) => writer.sync(),
-            Opened::Spare(device, None) => device.sync(),
+            Opened::ToRead(_) => Err(must_not_be_touched(slot)),
+            Opened::ToWrite(_, Some(writer)) => writer.sync(),
+            Opened::ToWrite(device, None) => device.sync(),
         })
     }
 
@@ -164,28 +180,30 @@ impl Disk {
         buffer: &mut [u8],
     ) -> io::Result<()> {
         let device = self.opened(slot, part, |opened| {
-            if let Opened::Spare(_, Some(writer)) = opened {
+            if let Opened::ToWrite(_, Some(writer)) = opened {
                 writer.drain()?;
             }
-            let (Opened::Booted(device) | Opened::Spare(device, _)) = opened;
+            let (Opened::ToRead(device) | Opened::ToWrite(device, _)) = opened;
             Ok(Arc::clone(device))
         })?;
         device.read(offset, buffer)
     }
 
-    /// The device-mapper holds the partition and asks it for a block whenever somebody reads one, past
+    /// Of the spare slot nobody reads while it is mended. Of the booted one the device-mapper holds the partition and asks it for a block whenever somebody reads one, past
     /// the partition's own page cache, which nobody fills; of a block that it refused, the file system
     /// above keeps nothing. So the next reader gets what is written here, or, after a power cut in the
     /// middle of it, a block that is rotten as before. Nothing but the bytes that the tree proves can be
     /// written, so that whoever reads meanwhile gets them or is refused, too.
     pub(super) fn mend(&self, slot: Slot, proven: &Proven) -> io::Result<()> {
         let layout = self.layout()?;
-        let is_running = *proven.root_hash() == self.booted_root_hash()?;
-        let partitions = layout.slot(slot);
-        let Some(partitions) = partitions.filter(|_| is_running) else {
-            return Err(refused(slot));
+        let partitions = layout.slot(slot).ok_or_else(|| refused(slot))?;
+        let held = match partitions.content() {
+            // Not what its labels say.
+            _ if self.booted(&layout)? == slot => Some(self.booted_root_hash()?),
+            SlotContent::Holds { root_hash, .. } => Some(root_hash),
+            SlotContent::Empty | SlotContent::Unknown { .. } => None,
         };
-        if self.booted(&layout)? != slot {
+        if held != Some(*proven.root_hash()) {
             return Err(refused(slot));
         }
         let partition = match proven.part() {
@@ -245,12 +263,14 @@ impl Disk {
         let layout = self.layout()?;
         let path = self.partition(&layout, slot, part)?;
         let queued = |device| Arc::new(Queued::new(device, self.place.clone()));
-        Ok(if self.booted(&layout)? == slot {
-            // Who holds it is the device-mapper; reading beside it does no harm.
-            Opened::Booted(queued(Direct::open_to_read(&path)?))
-        } else {
-            Opened::Spare(queued(Direct::open_exclusively(&path)?), None)
-        })
+        Ok(
+            if self.spare == Use::Reading || self.booted(&layout)? == slot {
+                // Who holds it is the device-mapper, or who writes it; reading beside that does no harm.
+                Opened::ToRead(queued(Direct::open_to_read(&path)?))
+            } else {
+                Opened::ToWrite(queued(Direct::open_exclusively(&path)?), None)
+            },
+        )
     }
 
     fn partition(&self, layout: &DiskLayout, slot: Slot, part: Part) -> io::Result<PathBuf> {
@@ -291,6 +311,6 @@ fn must_not_be_touched(slot: Slot) -> io::Error {
 }
 
 fn refused(slot: Slot) -> io::Error {
-    let message = format!("slot {slot} does not hold the image that runs");
+    let message = format!("slot {slot} does not hold the image that the block is of");
     io::Error::new(io::ErrorKind::PermissionDenied, message)
 }

@@ -129,6 +129,13 @@ impl ThisNode {
 }
 
 impl ThisNode {
+    /// Has it only read the slots, so that another may work with them at the same time.
+    #[must_use]
+    pub fn only_reading(mut self) -> Self {
+        self.disk = self.disk.only_reading();
+        self
+    }
+
     /// Returns the counts of the rests that its work has taken.
     pub fn rests(&self) -> Rests {
         self.pacer.rests()
@@ -162,8 +169,8 @@ impl Slots for ThisNode {
         self.disk.relabel(slot, held)
     }
 
-    fn mend(&self, booted: Slot, proven: &Proven) -> io::Result<()> {
-        self.disk.mend(booted, proven)
+    fn mend(&self, slot: Slot, proven: &Proven) -> io::Result<()> {
+        self.disk.mend(slot, proven)
     }
 }
 

@@ -35,6 +35,7 @@ impl RecordFolder {
             Record::History => "history.jsonl",
             Record::Verdict => "gate/verdict.json",
             Record::Reading => "reading.json",
+            Record::SpareReading => "spare-reading.json",
             Record::Checks => "checks.json",
             Record::Kernels => "kernels.json",
             Record::Totals => "totals.json",

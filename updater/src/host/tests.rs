@@ -177,7 +177,7 @@ fn the_booted_slot_is_read_but_neither_written_nor_labelled() {
 }
 
 #[test]
-fn only_proven_blocks_of_the_running_image_are_mended() {
+fn only_proven_blocks_of_the_image_that_a_slot_holds_are_mended() {
     let stand = Stand::new();
     let (image, tree, root_hash) = crate::scrub::tests::image(3);
     let prover = Prover::open(&tree, root_hash).unwrap();
@@ -201,6 +201,17 @@ fn only_proven_blocks_of_the_running_image_are_mended() {
     assert!(written[4096..8192] == *block);
     let rest = written[..4096].iter().chain(&written[8192..]);
     assert!(rest.into_iter().all(|byte| *byte == 0));
+
+    // The other slot holds what its labels say.
+    let label = |root_hash: RootHash| {
+        let held = (&version("2"), &root_hash);
+        stand.disk().relabel(Slot::B, Some(held)).unwrap();
+    };
+    label(hash(2));
+    refused(stand.disk().mend(Slot::B, &proven).unwrap_err());
+    label(root_hash);
+    stand.disk().mend(Slot::B, &proven).unwrap();
+    assert!(fs::read(stand.at("dev/vda5")).unwrap()[4096..8192] == *block);
 }
 
 #[test]

@@ -98,11 +98,11 @@ pub enum Effect {
         entry: BootEntry,
     },
 
-    // for the hands: the booted slot
+    // for the hands: either slot
     /// Puts sound blocks in the place of rotten ones, here and in the kernel image: nothing
-    /// else is ever written there.
+    /// else is ever written to the booted slot.
     Mend {
-        booted: Slot,
+        slot: Slot,
         version: Version,
         root_hash: RootHash,
         blocks: Vec<u64>,

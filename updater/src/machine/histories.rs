@@ -176,7 +176,10 @@ fn requests() -> impl Strategy<Value = Request> {
         2 => Just(Request::MarkGood),
         2 => Just(Request::MarkBad(Complaint::default())),
         1 => (1_u8..8).prop_map(|number| Request::Forgive { root_hash: hash(number) }),
-        1 => Just(Request::Mend(vec![7])),
+        1 => prop_oneof![Just(hash(1)), Just(hash(2))].prop_map(|root_hash| Request::Mend {
+            root_hash,
+            blocks: vec![7],
+        }),
     ]
 }
 
@@ -250,7 +253,7 @@ impl Model {
                     | Request::Stage(_)
                     | Request::Plan(_)
                     | Request::Rollback { .. }
-                    | Request::Mend(_)
+                    | Request::Mend { .. }
             )
         );
         if begins {
@@ -385,13 +388,13 @@ fn check_order(node: &Node, order: &[Effect]) {
             assert_eq!(*booted, node.booted.version);
         }
         if let Effect::Mend {
-            booted, root_hash, ..
+            slot,
+            version,
+            root_hash,
+            ..
         } = effect
         {
-            assert_eq!(
-                (*booted, *root_hash),
-                (node.booted.slot, node.booted.root_hash)
-            );
+            assert_eq!(node.startable(root_hash), Some((*slot, version)));
             assert_eq!(node.booted.standing, Standing::Good);
         }
         if let Effect::WriteTree { release, .. } = effect {

@@ -138,7 +138,11 @@ pub enum Request {
     },
     /// Puts sound blocks in the place of those of the booted image that are rotten, and
     /// of those of its kernel image that are.
-    Mend(Vec<u64>),
+    Mend {
+        /// Of which image: what either slot holds.
+        root_hash: RootHash,
+        blocks: Vec<u64>,
+    },
 }
 
 /// Why a trial is to end badly.

@@ -1,10 +1,10 @@
-//! When the booted image is read, and what is done about what was found.
+//! When the images of both slots are read, and what is done about what was found.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use partition_layout::Slot;
+use partition_layout::{RootHash, Slot};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -33,12 +33,12 @@ const AGAIN_AT_LATEST: Duration = Duration::from_secs(6 * 3600);
 /// While somebody updates, the reading waits.
 const GIVE_WAY: Duration = Duration::from_secs(5);
 
-/// Rung by who wants the booted image read now.
+/// Rung by who wants the images read now.
 #[derive(Debug, Clone, Default)]
 pub struct Bell(Arc<Notify>);
 
 impl Bell {
-    /// Has it read once more, whether or not that is due.
+    /// Has them read once more, whether or not that is due.
     pub fn ring(&self) {
         self.0.notify_one();
     }
@@ -49,7 +49,7 @@ impl Bell {
     }
 }
 
-/// How the reading stands, for everyone to see.
+/// How the reading of the booted image stands, for everyone to see.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     pub blocks: u64,
@@ -80,6 +80,29 @@ enum Reach {
 enum Mended {
     Yes,
     No,
+}
+
+/// Whose image is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// The booted slot's.
+    Booted,
+    /// The spare slot's, if the boot loader could start it: nobody else reads it before the day
+    /// when the booted slot has to give way.
+    Spare,
+}
+
+impl Whose {
+    /// The one that runs comes first.
+    const BOTH: [Self; 2] = [Self::Booted, Self::Spare];
+
+    /// Where it is written down how far the reading is.
+    const fn record(self) -> Record {
+        match self {
+            Self::Booted => Record::Reading,
+            Self::Spare => Record::SpareReading,
+        }
+    }
 }
 
 /// When what could not be mended is tried again, in time since the boot. After one, it is at
@@ -114,7 +137,7 @@ impl Turn {
     }
 }
 
-/// Reads the booted image again and again.
+/// Reads both images again and again.
 #[derive(Debug)]
 pub struct Keeper<D, C> {
     device: Arc<D>,
@@ -159,83 +182,127 @@ where
         let keeper = Arc::new(self);
         let mut turn = Turn::default();
         loop {
-            let node = keeper.handle.view().node.clone();
-            let now = keeper.clock.now();
-            let last = keeper.on_disk(Self::recall).await;
-            let is_due = every().is_some_and(|every| is_due(last.as_ref(), every, now));
-            let is_good = node.booted.standing == Standing::Good;
-            if is_good && (rung || is_due) {
+            let again = turn.has_come(keeper.clock.since_boot());
+            let mut was_read = false;
+            for whose in Whose::BOTH {
+                if keeper.handle.view().node.booted.standing != Standing::Good {
+                    break;
+                }
+                let last = keeper.on_disk(move |keeper| keeper.recall(whose)).await;
+                let now = keeper.clock.now();
+                let is_due = every().is_some_and(|every| is_due(last.as_ref(), every, now));
                 if rung {
                     // All of it, not the rest of one that was broken off.
-                    keeper.on_disk(Self::read_again).await;
+                    keeper.on_disk(move |keeper| keeper.read_again(whose)).await;
                 }
-                keeper.clone().read_and_mend().await;
-                turn = Turn::after(keeper.clock.since_boot(), AGAIN);
-            } else if is_good && turn.has_come(keeper.clock.since_boot()) {
-                keeper.clone().mend_again().await;
-                turn = turn.next(keeper.clock.since_boot());
+                if rung || is_due {
+                    keeper.clone().read_and_mend(whose).await;
+                    was_read = true;
+                } else if again {
+                    keeper.clone().mend_again(whose).await;
+                }
             }
+            let now = keeper.clock.since_boot();
+            turn = match was_read {
+                true => Turn::after(now, AGAIN),
+                false if again => turn.next(now),
+                false => turn,
+            };
             rung = keeper.bell.is_rung_within(LOOK).await;
         }
     }
 
-    /// Reads to the end, and has mended what was rotten; also the kernel images, which are not
-    /// read here: the hands alone mount the partition on which they lie. What could not be
-    /// mended stays written down.
-    pub async fn read_and_mend(self: Arc<Self>) {
+    /// Reads both images to the end, and has mended what was rotten; also the kernel images,
+    /// which are not read here: the hands alone mount the partition on which they lie. What
+    /// could not be mended stays written down.
+    pub async fn read_and_mend_both(self: Arc<Self>) {
+        for whose in Whose::BOTH {
+            self.clone().read_and_mend(whose).await;
+        }
+    }
+
+    /// Has mended what could not be mended before, if anything is left of that. If blocks were,
+    /// the image is read anew afterwards: its tree may have been rotten.
+    pub async fn mend_both_again(self: Arc<Self>) {
+        for whose in Whose::BOTH {
+            self.clone().mend_again(whose).await;
+        }
+    }
+
+    async fn read_and_mend(self: Arc<Self>, whose: Whose) {
+        let Some((slot, root_hash)) = self.image(whose) else {
+            return;
+        };
         let (stopper, stop) = Stopper::new();
         let ends = Ends(stopper);
         let keeper = self.clone();
-        let read = tokio::task::spawn_blocking(move || keeper.read(&stop)).await;
+        let read = move || keeper.read(whose, (slot, root_hash), &stop);
+        let read = tokio::task::spawn_blocking(read).await;
         drop(ends);
         let (reading, reach) = match read {
             Ok(Ok((reading, reach))) => {
-                tell(&reading);
+                tell(slot, &reading);
                 (reading, reach)
             }
             Ok(Err(Stopped)) => return,
             Err(error) => {
-                tracing::error!(%error, "the reading of the booted image has died");
+                tracing::error!(%error, "the reading of an image has died");
                 return;
             }
         };
-        let now = match (self.mend(reading.rotten.clone()).await, reach) {
+        let now = match (self.mend(&reading).await, reach) {
             (Mended::Yes, Reach::End) => reading.clone().mended(),
             // Only now can the rest be judged.
-            (Mended::Yes, Reach::RottenTree) => return self.on_disk(Self::read_again).await,
+            (Mended::Yes, Reach::RottenTree) => {
+                return self.on_disk(move |keeper| keeper.read_again(whose)).await;
+            }
             (Mended::No, _) => Reading {
                 left: true,
                 ..reading.clone()
             },
         };
         if now != reading {
-            self.on_disk(move |keeper| keeper.note(&now)).await;
+            self.on_disk(move |keeper| keeper.note(whose, &now)).await;
         }
     }
 
-    /// Has mended what could not be mended before, if anything is left of that. If blocks were,
-    /// the image is read anew afterwards: its tree may have been rotten.
-    pub async fn mend_again(self: Arc<Self>) {
-        let booted = self.handle.view().node.booted.root_hash;
-        let left = self.on_disk(Self::recall).await.filter(|reading| {
+    async fn mend_again(self: Arc<Self>, whose: Whose) {
+        let Some((_, root_hash)) = self.image(whose) else {
+            return;
+        };
+        let last = self.on_disk(move |keeper| keeper.recall(whose)).await;
+        let left = last.filter(|reading| {
             let is_over = reading.next >= reading.blocks;
             let is_left = reading.left || !reading.rotten.is_empty();
-            reading.root_hash == booted && is_over && is_left
+            reading.root_hash == root_hash && is_over && is_left
         });
         if let Some(reading) = left
-            && self.mend(reading.rotten.clone()).await == Mended::Yes
+            && self.mend(&reading).await == Mended::Yes
         {
             let after = move |keeper: &Self| match reading.rotten.is_empty() {
-                true => keeper.note(&reading.mended()),
-                false => keeper.read_again(),
+                true => keeper.note(whose, &reading.mended()),
+                false => keeper.read_again(whose),
             };
             self.on_disk(after).await;
         }
     }
 
-    async fn mend(&self, rotten: Vec<u64>) -> Mended {
-        let is_sound = rotten.is_empty();
-        match self.handle.request(Request::Mend(rotten)).await {
+    fn image(&self, whose: Whose) -> Option<(Slot, RootHash)> {
+        let view = self.handle.view();
+        let root_hash = match whose {
+            Whose::Booted => view.node.booted.root_hash,
+            Whose::Spare => view.node.spare.held.as_ref()?.1,
+        };
+        let (slot, _) = view.node.startable(&root_hash)?;
+        Some((slot, root_hash))
+    }
+
+    async fn mend(&self, reading: &Reading) -> Mended {
+        let mend = Request::Mend {
+            root_hash: reading.root_hash,
+            blocks: reading.rotten.clone(),
+        };
+        match self.handle.request(mend).await {
             Ok(Accepted::Job(mut job)) => {
                 // Ends with an error only if the daemon does.
                 let ended = job.outcome.wait_for(Option::is_some).await;
@@ -245,8 +312,8 @@ where
                 }
             }
             Ok(Accepted::Done | Accepted::Nothing) => Mended::No,
-            Err(error) if is_sound => {
-                tracing::info!(error = %Chain(&error), "the kernel images are not looked at now");
+            Err(error) if reading.rotten.is_empty() => {
+                tracing::info!(error = %Chain(&error), "the kernel image is not looked at now");
                 Mended::No
             }
             Err(error) => {
@@ -267,34 +334,37 @@ where
     }
 
     /// Has the image read from its beginning at the next look.
-    fn read_again(&self) {
-        if let Err(error) = records::remove(&*self.device, Record::Reading) {
+    fn read_again(&self, whose: Whose) {
+        if let Err(error) = records::remove(&*self.device, whose.record()) {
             tracing::warn!(error = %Chain(&error), "cannot forget a reading");
         }
     }
 
-    fn recall(&self) -> Option<Reading> {
-        records::recall(&*self.device, Record::Reading)
+    fn recall(&self, whose: Whose) -> Option<Reading> {
+        records::recall(&*self.device, whose.record())
     }
 
-    fn read(&self, stop: &Stop) -> Result<(Reading, Reach), Stopped> {
-        let booted = self.handle.view().node.booted.clone();
-        let before = self.recall();
+    fn read(
+        &self,
+        whose: Whose,
+        (slot, root_hash): (Slot, RootHash),
+        stop: &Stop,
+    ) -> Result<(Reading, Reach), Stopped> {
+        let before = self.recall(whose);
         let finished = before.as_ref().and_then(|before| before.finished);
-        let same_image = |reading: &Reading| {
-            reading.root_hash == booted.root_hash && reading.next < reading.blocks
-        };
+        let same_image =
+            |reading: &Reading| reading.root_hash == root_hash && reading.next < reading.blocks;
         let mut reading = before
             .filter(same_image)
-            .unwrap_or(Reading::anew(booted.root_hash, finished));
+            .unwrap_or(Reading::anew(root_hash, finished));
         self.stand(DiskQueue::Last);
-        let read = self.read_on(booted.slot, &mut reading, stop);
+        let read = self.read_on(whose, slot, &mut reading, stop);
         // Others' work is done on this thread, too.
         self.stand(DiskQueue::Among);
         let reach = match read {
             Ok(()) => Reach::End,
             Err(ScrubError::Stopped) => {
-                self.note(&reading);
+                self.note(whose, &reading);
                 return Err(Stopped);
             }
             Err(ScrubError::Open(_) | ScrubError::Tree(_)) => {
@@ -310,26 +380,36 @@ where
             }
         };
         reading.finished = Some(self.clock.now());
-        self.show(&reading);
-        self.note(&reading);
+        self.show(whose, &reading);
+        self.note(whose, &reading);
         Ok((reading, reach))
     }
 
-    fn read_on(&self, slot: Slot, reading: &mut Reading, stop: &Stop) -> Result<(), ScrubError> {
+    fn read_on(
+        &self,
+        whose: Whose,
+        slot: Slot,
+        reading: &mut Reading,
+        stop: &Stop,
+    ) -> Result<(), ScrubError> {
         let device = &*self.device;
         let on = |part| OnMedium { device, slot, part };
         let prover = Prover::open(on(Part::Verity), reading.root_hash).map_err(ScrubError::Open)?;
         let mut chunks = 0_u64;
         read_through(&on(Part::Root), &prover, reading, &mut |now, bytes| {
-            self.show(now);
+            self.show(whose, now);
             chunks = chunks.saturating_add(1);
             if chunks.is_multiple_of(NOTE) {
-                self.note(now);
+                self.note(whose, now);
             }
             stop.rest(PER_CHUNK);
             while self.is_in_the_way() {
                 stop.rest(GIVE_WAY);
                 stop.checkpoint()?;
+            }
+            if self.image(whose) != Some((slot, now.root_hash)) {
+                // Another release has taken its place.
+                return Err(Stopped);
             }
             device.step(bytes, stop)
         })
@@ -345,7 +425,10 @@ where
         !matches!(self.handle.view().state, "idle" | "staged")
     }
 
-    fn show(&self, reading: &Reading) {
+    fn show(&self, whose: Whose, reading: &Reading) {
+        if whose == Whose::Spare {
+            return;
+        }
         self.progress.send_replace(Progress {
             blocks: reading.blocks,
             next: reading.next,
@@ -354,17 +437,17 @@ where
         });
     }
 
-    fn note(&self, reading: &Reading) {
-        if let Err(error) = records::write(&*self.device, Record::Reading, reading) {
+    fn note(&self, whose: Whose, reading: &Reading) {
+        if let Err(error) = records::write(&*self.device, whose.record(), reading) {
             tracing::warn!(error = %Chain(&error), "cannot write down how far the reading is");
         }
     }
 }
 
-fn tell(reading: &Reading) {
+fn tell(slot: Slot, reading: &Reading) {
     match reading.rotten.len() {
-        0 => tracing::info!(blocks = reading.blocks, "the booted image is sound"),
-        blocks => tracing::warn!(blocks, "the booted image is rotten"),
+        0 => tracing::info!(%slot, blocks = reading.blocks, "the image is sound"),
+        blocks => tracing::warn!(%slot, blocks, "the image is rotten"),
     }
 }
 
@@ -385,8 +468,6 @@ fn is_due(reading: Option<&Reading>, every: Duration, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use partition_layout::RootHash;
-
     use super::*;
 
     #[test]

@@ -1,18 +1,17 @@
-//! The kernel images of both slots: whether they are what they should be, and mended where they are not.
+//! An image's kernel image: whether it is what it should be, and mended where it is not.
 //!
-//! No hash tree proves their blocks. So each is held to the digest that its release names
+//! No hash tree proves its blocks. So it is held to the digest that its release names
 //! ([`crate::kernels`]). One that has another digest is fetched, and what comes, being proved as a whole,
-//! takes the place of the blocks that differ. The spare slot's is read here because nobody else reads it
-//! before the firmware does, on the day when the booted slot has to give way.
+//! takes the place of the blocks that differ.
 
 use std::io;
 
-use partition_layout::{BootEntry, RootHash, SlotContent, Version};
+use partition_layout::BootEntry;
 use release::limits::BLOCK_SIZE;
 use release::{Blob, Digest};
 use sha2::{Digest as _, Sha256};
 
-use super::mend::{MendError, Mended, Mender};
+use super::mend::{MendError, Mender};
 use crate::kernels::{self, Ground, Standing};
 use crate::ports::{BootControl, Fetch, FetchError, Pace, Records, Releases, Slots, Verdict};
 use crate::refusal::Chain;
@@ -48,39 +47,19 @@ impl KernelBlocks {
 }
 
 impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D, N> {
-    /// Mends the kernel images of both slots where they are not what they should be, and tells so in
-    /// `mended`. One that is not there is no affair of the mender's.
-    pub(super) fn mend_kernels(&mut self, mended: &mut Mended) -> Result<(), MendError> {
-        let booted = (self.version.clone(), self.root_hash);
-        mended.kernel = self.mend_kernel(&booted)?;
-        if let Some(spare) = self.spare_image() {
-            mended.spare_kernel = self.mend_kernel(&spare)?;
-        }
-        Ok(())
-    }
-
-    fn spare_image(&self) -> Option<(Version, RootHash)> {
-        let view = self.device.view().inspect_err(unreadable).ok()?;
-        match &view.slot(self.booted.other())?.content {
-            // An entry is named after its version: one of the same is the booted slot's.
-            SlotContent::Holds { version, root_hash } if version != self.version => {
-                Some((version.clone(), *root_hash))
-            }
-            SlotContent::Holds { .. } | SlotContent::Empty | SlotContent::Unknown { .. } => None,
-        }
-    }
-
-    fn mend_kernel(&mut self, image: &(Version, RootHash)) -> Result<KernelFate, MendError> {
-        let (version, root_hash) = image;
-        let Some(entry) = self.bench().entry_of(version) else {
+    /// Mends the image's kernel image, if it is not what it should be. One that is not there is no
+    /// affair of the mender's.
+    pub(super) fn mend_kernel(&mut self) -> Result<KernelFate, MendError> {
+        let root_hash = self.root_hash;
+        let Some(entry) = self.entry() else {
             return Ok(KernelFate::Sound);
         };
         let found = self.read_kernel(&entry)?;
         let standing = match &found {
-            Some((_, sha256)) => match kernels::standing(self.device, root_hash, sha256) {
+            Some((_, sha256)) => match kernels::standing(self.device, &root_hash, sha256) {
                 Ok(standing) => standing,
                 Err(error) => {
-                    tracing::warn!(%version, error = %Chain(&error), "nothing is known of the kernel image");
+                    tracing::warn!(%entry, error = %Chain(&error), "nothing is known of the kernel image");
                     return Ok(KernelFate::Sound);
                 }
             },
@@ -90,10 +69,10 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
         if standing == Standing::Right(Ground::Release) {
             return Ok(KernelFate::Sound);
         }
-        let blob = match (self.release_of(image)?, found) {
+        let blob = match (self.release()?, found) {
             (Ok(release), _) => release.blobs.uki,
             (Err(_), Some((_, sha256))) if standing != Standing::Wrong => {
-                kernels::learn(self.device, *root_hash, sha256, Ground::Reading);
+                kernels::learn(self.device, root_hash, sha256, Ground::Reading);
                 return Ok(KernelFate::Sound);
             }
             (Err(why), _) => {
@@ -110,9 +89,17 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
             Some(_) | None => self.put_right(&entry, &blob)?,
         };
         if !matches!(fate, KernelFate::Rotten { .. }) {
-            kernels::learn(self.device, *root_hash, blob.sha256, Ground::Release);
+            kernels::learn(self.device, root_hash, blob.sha256, Ground::Release);
         }
         Ok(fate)
+    }
+
+    /// Entries are named after versions: one of the booted version is the booted slot's.
+    fn entry(&mut self) -> Option<BootEntry> {
+        let view = self.device.view().inspect_err(unreadable).ok()?;
+        let is_of_other = view.booted != self.slot && view.booted_version == *self.version;
+        let version = self.version;
+        (!is_of_other).then(|| self.bench().entry_of(version))?
     }
 
     fn put_right(&mut self, entry: &BootEntry, blob: &Blob) -> Result<KernelFate, MendError> {

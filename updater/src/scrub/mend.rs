@@ -1,8 +1,7 @@
 //! Puts sound blocks in the place of rotten ones.
 //!
-//! Who has a sound copy does not matter, since the booted image's tree proves it:
-//! the spare slot, if one of its blocks is the same, or else the repository and
-//! its mirrors.
+//! Who has a sound copy does not matter, since the image's tree proves it: the other
+//! slot, if one of its blocks is the same, or else the repository and its mirrors.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -30,7 +29,8 @@ pub struct Mender<'a, D, N> {
     pub network: &'a mut N,
     pub meter: &'a Meter,
     pub stop: &'a Stop,
-    pub booted: Slot,
+    /// The slot to be mended, and what it holds.
+    pub slot: Slot,
     pub version: &'a Version,
     pub root_hash: RootHash,
 }
@@ -38,8 +38,8 @@ pub struct Mender<'a, D, N> {
 /// What became of the blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mended {
-    /// Sound again, by the block that the spare slot has.
-    pub from_spare: Vec<u64>,
+    /// Sound again, by the block that the other slot has.
+    pub from_other: Vec<u64>,
     /// Sound again, by the repository's.
     pub from_repository: Vec<u64>,
     /// Rotten still.
@@ -50,10 +50,8 @@ pub struct Mended {
     pub tree_rebuilt: u64,
     /// How many were fetched.
     pub tree_fetched: u64,
-    /// The booted kernel image.
+    /// The kernel image.
     pub kernel: KernelFate,
-    /// That of the spare slot.
-    pub spare_kernel: KernelFate,
     /// Why the repository could not help, if it was asked.
     pub why_not: Option<String>,
 }
@@ -61,19 +59,19 @@ pub struct Mended {
 /// Why rotten blocks cannot be mended.
 #[derive(Debug, thiserror::Error)]
 pub enum MendError {
-    #[error("cannot read the hash tree of the booted slot {slot}: no block can be proved")]
+    #[error("cannot read the hash tree of slot {slot}: no block can be proved")]
     Tree { slot: Slot, source: OpenProverError },
-    #[error("the hash tree of the booted image is rotten, and no sound copy is to be had")]
+    #[error("the hash tree is rotten, and no sound copy is to be had")]
     HashTree(#[from] TreeError),
-    #[error("cannot prove blocks of the booted slot {slot}")]
+    #[error("cannot prove blocks of slot {slot}")]
     Prove { slot: Slot, source: TreeError },
-    #[error("cannot mend block {block} of the booted slot {slot}")]
+    #[error("cannot mend block {block} of slot {slot}")]
     Write {
         slot: Slot,
         block: u64,
         source: io::Error,
     },
-    #[error("cannot find the spare slot")]
+    #[error("cannot find the other slot")]
     View { source: io::Error },
     #[error("asked to stop")]
     Stopped,
@@ -94,7 +92,7 @@ impl<D: Slots> ReadAt for OnMedium<'_, D> {
 }
 
 impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D, N> {
-    /// Mends those of `blocks` that are rotten, and both kernel images. On return, what was
+    /// Mends those of `blocks` that are rotten, and the kernel image. On return, what was
     /// mended has reached the medium, and was read back from it.
     ///
     /// # Errors
@@ -105,14 +103,14 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
         if !blocks.is_empty() {
             self.mend_image(blocks, &mut mended)?;
         }
-        self.mend_kernels(&mut mended)?;
+        mended.kernel = self.mend_kernel()?;
         Ok(mended)
     }
 }
 
 impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
     fn mend_image(&mut self, blocks: &[u64], mended: &mut Mended) -> Result<(), MendError> {
-        let (device, slot) = (self.device, self.booted);
+        let (device, slot) = (self.device, self.slot);
         let on = |part| OnMedium { device, slot, part };
         self.mend_tree(mended)?;
         let prover = Prover::open(on(Part::Verity), self.root_hash)
@@ -131,7 +129,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         }
         let numbers: BTreeSet<u64> = rotten.keys().copied().collect();
         mended.files = erofs::files_of(&on(Part::Root), &numbers);
-        self.copy_from_spare(&prover, &mut rotten, mended)?;
+        self.copy_from_other(&prover, &mut rotten, mended)?;
         if !rotten.is_empty() {
             self.fetch_from_repository(&prover, &mut rotten, mended)?;
         }
@@ -139,7 +137,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         Ok(())
     }
 
-    fn copy_from_spare(
+    fn copy_from_other(
         &self,
         prover: &Prover<impl ReadAt>,
         rotten: &mut BTreeMap<u64, [u8; 32]>,
@@ -147,7 +145,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
     ) -> Result<(), MendError> {
         let view = self.device.view();
         let view = view.map_err(|source| MendError::View { source })?;
-        let slot = self.booted.other();
+        let slot = self.slot.other();
         let Some(SlotContent::Holds { root_hash, .. }) = view.slot(slot).map(|it| &it.content)
         else {
             return Ok(());
@@ -157,10 +155,10 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
             slot,
             part,
         };
-        let spare = match Prover::open(on(Part::Verity), *root_hash) {
-            Ok(spare) => spare,
+        let other = match Prover::open(on(Part::Verity), *root_hash) {
+            Ok(other) => other,
             Err(error) => {
-                tracing::warn!(%slot, error = %Chain(&error), "the spare slot helps nobody");
+                tracing::warn!(%slot, error = %Chain(&error), "the other slot helps nobody");
                 return Ok(());
             }
         };
@@ -168,7 +166,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         for (block, digest) in rotten.iter() {
             wanted.entry(*digest).or_default().push(*block);
         }
-        for candidate in 0..spare.blocks() {
+        for candidate in 0..other.blocks() {
             if candidate % 256 == 0 {
                 let read = BLOCK_SIZE;
                 self.device
@@ -176,7 +174,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
                     .map_err(|_| MendError::Stopped)?;
             }
             // A leaf that is rotten there hides what it is about.
-            let Ok(digest) = spare.digest(candidate) else {
+            let Ok(digest) = other.digest(candidate) else {
                 continue;
             };
             let Some(blocks) = wanted.get(&digest) else {
@@ -188,7 +186,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
             for block in blocks {
                 if rotten.contains_key(block) && self.put(prover, *block, &bytes)? {
                     rotten.remove(block);
-                    mended.from_spare.push(*block);
+                    mended.from_other.push(*block);
                     self.meter.count(|tally| tally.copied += BLOCK_SIZE);
                 }
             }
@@ -202,7 +200,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         rotten: &mut BTreeMap<u64, [u8; 32]>,
         mended: &mut Mended,
     ) -> Result<(), MendError> {
-        let Some(release) = self.release_of_booted(mended)? else {
+        let Some(release) = self.release_of_image(mended)? else {
             return Ok(());
         };
         let before = self.network.received();
@@ -230,7 +228,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         let received = self.network.received().saturating_sub(before);
         self.meter.count(|tally| tally.fetched += received);
         if let Some(source) = failed {
-            let slot = self.booted;
+            let slot = self.slot;
             return Err(MendError::Prove { slot, source });
         }
         match fetched {
@@ -248,23 +246,23 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         Ok(())
     }
 
-    /// Looks up what the repository says of the booted image.
-    pub(super) fn release_of_booted(
+    /// Looks up what the repository says of the image, and tells in `mended` why that cannot be known.
+    pub(super) fn release_of_image(
         &mut self,
         mended: &mut Mended,
     ) -> Result<Option<Release>, MendError> {
-        let found = self.release_of(&(self.version.clone(), self.root_hash))?;
+        let found = self.release()?;
         Ok(found.map_err(|why| mended.why_not = Some(why)).ok())
     }
 
-    /// Looks up what the repository says of an image; the inner error says why it cannot be known.
-    pub(super) fn release_of(
-        &mut self,
-        (version, root_hash): &(Version, RootHash),
-    ) -> Result<Result<Release, String>, MendError> {
-        match self.network.release(Some(version), self.stop) {
-            Ok(release) if release.root_hash == *root_hash => Ok(Ok(release)),
-            Ok(_) => Ok(Err(format!("its release {version} is another image"))),
+    /// The same; the inner error says why it cannot be known.
+    pub(super) fn release(&mut self) -> Result<Result<Release, String>, MendError> {
+        match self.network.release(Some(self.version), self.stop) {
+            Ok(release) if release.root_hash == self.root_hash => Ok(Ok(release)),
+            Ok(_) => Ok(Err(format!(
+                "its release {} is another image",
+                self.version
+            ))),
             Err(ReleasesError::Stopped) => Err(MendError::Stopped),
             Err(error) => Ok(Err(Chain(&error).to_string())),
         }
@@ -276,7 +274,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         block: u64,
         bytes: &[u8],
     ) -> Result<bool, MendError> {
-        let slot = self.booted;
+        let slot = self.slot;
         let proven = prover.prove(block, bytes);
         let proven = proven.map_err(|source| MendError::Prove { slot, source })?;
         match proven {
@@ -286,7 +284,7 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
     }
 
     pub(super) fn write(&self, proven: &Proven) -> Result<(), MendError> {
-        let (slot, block) = (self.booted, proven.block());
+        let (slot, block) = (self.slot, proven.block());
         let failed = |source| MendError::Write {
             slot,
             block,
@@ -325,9 +323,7 @@ fn ranges(blocks: impl Iterator<Item = u64>, blob: &Blob) -> Vec<Range<u64>> {
 impl Mended {
     /// Returns whether nothing is rotten any more.
     pub fn is_whole(&self) -> bool {
-        let kernels = [&self.kernel, &self.spare_kernel];
-        let is_rotten = |fate: &KernelFate| matches!(fate, KernelFate::Rotten { .. });
-        self.lost.is_empty() && !kernels.into_iter().any(is_rotten)
+        self.lost.is_empty() && !matches!(self.kernel, KernelFate::Rotten { .. })
     }
 
     /// Says what became of them, for people.
@@ -342,7 +338,7 @@ impl Mended {
             }
         }
         for (blocks, fate) in [
-            (&self.from_spare, "mended from the spare slot"),
+            (&self.from_other, "mended from the other slot"),
             (&self.from_repository, "mended from the repository"),
             (&self.lost, "rotten, and no sound copy is to be had"),
         ] {
@@ -350,19 +346,14 @@ impl Mended {
                 parts.push(format!("{} {fate}", self.names(blocks)));
             }
         }
-        for (fate, which) in [
-            (&self.kernel, "the kernel image"),
-            (&self.spare_kernel, "the spare slot's kernel image"),
-        ] {
-            match fate {
-                KernelFate::Sound => {}
-                KernelFate::Mended(blocks) => {
-                    parts.push(format!(
-                        "blocks of {which} mended from the repository: {blocks}"
-                    ));
-                }
-                KernelFate::Rotten { why } => parts.push(format!("{which} is rotten: {why}")),
+        match &self.kernel {
+            KernelFate::Sound => {}
+            KernelFate::Mended(blocks) => {
+                parts.push(format!(
+                    "blocks of the kernel image mended from the repository: {blocks}"
+                ));
             }
+            KernelFate::Rotten { why } => parts.push(format!("the kernel image is rotten: {why}")),
         }
         parts.extend(
             self.why_not

@@ -1,4 +1,4 @@
-//! The hash tree of the booted image, put right where it rots.
+//! The hash tree of an image, put right where it rots.
 //!
 //! A hash block is made again from what it is about, as far as that is sound, or else
 //! fetched; its parent proves it in both cases. The superblock, which no hash block is
@@ -37,7 +37,7 @@ impl<'a, D: Slots + Pace, N: Fetch + Releases> Mender<'a, D, N> {
     }
 
     fn no_tree(&self, source: OpenProverError) -> MendError {
-        let slot = self.booted;
+        let slot = self.slot;
         MendError::Tree { slot, source }
     }
 
@@ -71,7 +71,7 @@ impl<'a, D: Slots + Pace, N: Fetch + Releases> Mender<'a, D, N> {
         rotten: &RottenBlock<'_>,
         mended: &mut Mended,
     ) -> Result<Option<Proven>, MendError> {
-        let Some(release) = self.release_of_booted(mended)? else {
+        let Some(release) = self.release_of_image(mended)? else {
             return Ok(None);
         };
         let root_hash = self.root_hash;
@@ -84,7 +84,7 @@ impl<'a, D: Slots + Pace, N: Fetch + Releases> Mender<'a, D, N> {
 
     /// Fetches the superblock, by which the tree is then mended. `None` if that cannot be had.
     fn fetch_superblock(&mut self, mended: &mut Mended) -> Result<Option<()>, MendError> {
-        let Some(release) = self.release_of_booted(mended)? else {
+        let Some(release) = self.release_of_image(mended)? else {
             return Ok(None);
         };
         let blob = release.blobs.verity;
@@ -143,7 +143,7 @@ impl<'a, D: Slots + Pace, N: Fetch + Releases> Mender<'a, D, N> {
     const fn on(&self, part: Part) -> OnMedium<'a, D> {
         OnMedium {
             device: self.device,
-            slot: self.booted,
+            slot: self.slot,
             part,
         }
     }

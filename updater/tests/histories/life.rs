@@ -96,7 +96,7 @@ struct Life {
     clock: JumpingClock,
     images: BTreeMap<RootHash, Image>,
     expected: Expected,
-    /// A block of the booted slot that has rotten, and what it should be.
+    /// A block of a slot that has rotten, and what it should be.
     rotten: Option<(u64, Vec<u8>)>,
     /// Writes and syncs that a turn takes, at most.
     reach: usize,
@@ -448,7 +448,14 @@ impl Life {
     }
 
     async fn rot_and_mend(&mut self, daemon: &Daemon) -> Lived {
-        let (slot, _, root_hash) = self.node.world().booted.clone();
+        let node = daemon.handle.view().node.clone();
+        let spare = node.spare.held.as_ref().map(|(_, root_hash)| *root_hash);
+        let both = [Some(node.booted.root_hash), spare];
+        let root_hash = both[self.dice.below(2)].unwrap_or(node.booted.root_hash);
+        // What nobody could start is not read either.
+        let Some((slot, _)) = node.startable(&root_hash) else {
+            return Ok(());
+        };
         let image = &self.images[&root_hash];
         let block = self.dice.below(image.root.len() / BLOCK);
         let bytes = image.root[block * BLOCK..][..BLOCK].to_vec();
@@ -463,12 +470,13 @@ impl Life {
             start + offset
         };
         self.rotten = Some((place, bytes));
-        let mended = daemon.begin(Request::Mend(vec![number])).await;
+        let blocks = vec![number];
+        let mended = daemon.begin(Request::Mend { root_hash, blocks }).await;
         let Ok(mut job) = mended else {
             self.put_right();
             return Ok(());
         };
-        self.tell(&format!("- block {block} rots"));
+        self.tell(&format!("- block {block} of slot {slot} rots"));
         let ended = outcome(&mut job).await;
         if !self.is_dead() {
             if ended != Outcome::Done {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use partition_layout::entry_names::{EditNamesError, EntryNames};
 use partition_layout::esp::{EntryImage, Esp};
 use partition_layout::{
-    BootEntry, DiskLayout, REMOVED_NAME, RootHash, Slot, SlotLabel, SlotPartitions, TEMPORARY_NAME,
-    Version, is_temporary_name, relabel,
+    BootEntry, DiskLayout, REMOVED_NAME, RootHash, Slot, SlotContent, SlotLabel, SlotPartitions,
+    TEMPORARY_NAME, Version, is_temporary_name, relabel,
 };
 use release::Digest;
 use tokio::sync::watch;
@@ -435,16 +435,19 @@ impl Slots for SimNode {
         relabel(&mut world.disk, slot, &label).map_err(io::Error::other)
     }
 
-    fn mend(&self, booted: Slot, proven: &Proven) -> io::Result<()> {
+    fn mend(&self, slot: Slot, proven: &Proven) -> io::Result<()> {
         let mut world = self.called();
-        if (booted, *proven.root_hash()) != (world.booted.0, world.booted.2) {
+        let held = match world.layout()?.slot(slot).map(SlotPartitions::content) {
+            _ if slot == world.booted.0 => Some(world.booted.2),
+            Some(SlotContent::Holds { root_hash, .. }) => Some(root_hash),
+            Some(SlotContent::Empty | SlotContent::Unknown { .. }) | None => None,
+        };
+        if held != Some(*proven.root_hash()) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let place = world.place(booted, Part::Root)? + proven.offset();
-        world
-            .disk
-            .write(View::Root(booted), place, proven.bytes())?;
-        world.disk.sync(View::Root(booted))
+        let place = world.place(slot, Part::Root)? + proven.offset();
+        world.disk.write(View::Root(slot), place, proven.bytes())?;
+        world.disk.sync(View::Root(slot))
     }
 }
 

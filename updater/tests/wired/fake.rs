@@ -140,6 +140,7 @@ fn record_name(record: Record) -> &'static str {
         Record::Verdict => "verdict",
         Record::Totals => "totals",
         Record::Reading => "reading",
+        Record::SpareReading => "spare-reading",
         Record::Checks => "checks",
         Record::Kernels => "kernels",
         Record::Boots => "boots",
@@ -672,16 +673,18 @@ impl Slots for FakeNode {
         Ok(())
     }
 
-    fn mend(&self, booted: Slot, proven: &Proven) -> io::Result<()> {
+    fn mend(&self, slot: Slot, proven: &Proven) -> io::Result<()> {
         let mut world = self.world();
-        assert_eq!(
-            (booted, *proven.root_hash()),
-            (world.booted, world.booted_hash)
-        );
+        let held = match &world.slots[index(slot)].content {
+            _ if slot == world.booted => Some(world.booted_hash),
+            SlotContent::Holds { root_hash, .. } => Some(*root_hash),
+            SlotContent::Empty | SlotContent::Unknown { .. } => None,
+        };
+        assert_eq!(Some(*proven.root_hash()), held);
         world.operation("mend")?;
         let offset = usize::try_from(proven.offset()).unwrap();
         let end = offset + proven.bytes().len();
-        let slot = &mut world.slots[index(booted)];
+        let slot = &mut world.slots[index(slot)];
         let part = match proven.part() {
             Part::Root => &mut slot.root,
             Part::Verity => &mut slot.verity,

@@ -118,6 +118,7 @@ async fn what_could_not_be_read_is_not_written_over_and_what_was_missed_is_made_
             | Record::Verdict
             | Record::Totals
             | Record::Reading
+            | Record::SpareReading
             | Record::Checks
             | Record::Kernels
             | Record::Boots => {

@@ -11,15 +11,15 @@ use updater::scrub::keeper::Keeper;
 
 use super::fake::{FakeClock, FakeNode};
 use super::gate::Daemon;
-use super::network::{FakeRepository, Lie, Which, image};
+use super::network::{FakeRepository, Lie, Which, image, version};
 use super::stages::{Stand, failed};
 
 const BLOCK: usize = 4096;
 
-/// Reads the booted image to its end, and waits for what is done about it.
+/// Reads both images to their ends, and waits for what is done about them.
 pub(crate) async fn read(node: &FakeNode, daemon: &Daemon) {
     let keeper = Keeper::new(node.clone(), FakeClock, daemon.handle.clone());
-    Arc::new(keeper).read_and_mend().await;
+    Arc::new(keeper).read_and_mend_both().await;
 }
 
 pub(crate) fn last_event(daemon: &Daemon) -> Option<(&'static str, String)> {
@@ -119,7 +119,7 @@ async fn a_block_that_the_spare_slot_has_is_taken_from_there_without_a_network()
     let (event, message) = last_event(&daemon).unwrap();
     assert_eq!(
         (event, message.as_str()),
-        ("mended", "block 5 mended from the spare slot")
+        ("mended", "block 5 mended from the other slot")
     );
     daemon.stop().await;
 }
@@ -241,17 +241,17 @@ async fn what_could_not_be_mended_is_tried_again_without_another_reading() {
         // As after another start.
         let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
         let keeper = Arc::new(keeper);
-        keeper.clone().mend_again().await;
+        keeper.clone().mend_both_again().await;
         assert_eq!(lines(), told, "it is told once");
         stand.repository.lie(Lie::None);
-        keeper.clone().mend_again().await;
+        keeper.clone().mend_both_again().await;
         assert_eq!(last_event(&daemon).unwrap().0, "mended");
         // The rest is read soon, and not in a week.
         assert_eq!(stand.node.record(Record::Reading), None);
         read(&stand.node, &daemon).await;
         assert!(stand.node.slot_bytes(Slot::A) == sound, "{tree:?}");
         let told = lines();
-        keeper.mend_again().await;
+        keeper.mend_both_again().await;
         assert_eq!(lines(), told, "nothing is left");
         daemon.stop().await;
     }
@@ -264,13 +264,104 @@ async fn an_io_error_while_mending_is_told_and_the_next_reading_mends() {
     let whole = stand.node.slot_bytes(Slot::A);
     stand.node.rot(Slot::A, 5 * BLOCK);
     stand.node.refuse(&["mend"]);
-    let failure = failed(daemon.run(Request::Mend(vec![5])).await);
+    let root_hash = daemon.handle.view().node.booted.root_hash;
+    let mend = || Request::Mend {
+        root_hash,
+        blocks: vec![5],
+    };
+    let failure = failed(daemon.run(mend()).await);
     assert_eq!(failure, ErrorName::ReadBackMismatch);
     stand.node.refuse(&[]);
-    assert_eq!(daemon.run(Request::Mend(vec![5])).await, Outcome::Done);
+    assert_eq!(daemon.run(mend()).await, Outcome::Done);
     assert!(
         stand.node.slot_bytes(Slot::A) == whole,
         "the image is as it was"
     );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn the_spare_slot_is_read_and_mended_before_anybody_starts_it() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    let daemon = stand.daemon().await;
+    let sound = [Slot::A, Slot::B].map(|slot| stand.node.slot_bytes(slot));
+    for block in [0, 7] {
+        stand.node.rot(Slot::A, block * BLOCK + 99);
+    }
+    stand.node.rot_part(Slot::A, Part::Verity, 3 * BLOCK);
+    read(&stand.node, &daemon).await;
+    // Behind a hash tree that was rotten blocks can only now be judged.
+    read(&stand.node, &daemon).await;
+    let now = [Slot::A, Slot::B].map(|slot| stand.node.slot_bytes(slot));
+    assert!(now == sound, "both images are as they were");
+    let node = daemon.handle.view().node.clone();
+    let last = node.history.last().unwrap();
+    assert_eq!(last.event.as_str(), "mended");
+    assert_eq!(
+        (last.slot, last.version.clone()),
+        (Some(Slot::A), Some(version("1")))
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_of_the_spare_slot_nobody_has_is_told_once_beside_what_of_the_booted_one_nobody_has() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    stand.repository.lie(Lie::Gone);
+    let daemon = stand.daemon().await;
+    let lines = || daemon.handle.view().node.history.len();
+    let images = || [Slot::A, Slot::B].map(|slot| stand.node.slot_bytes(slot));
+    let (before, sound) = (lines(), images());
+    stand.node.rot(Slot::A, 5 * BLOCK);
+    stand.node.rot(Slot::B, 6 * BLOCK);
+    let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
+    let keeper = Arc::new(keeper);
+    keeper.clone().read_and_mend_both().await;
+    assert_eq!(lines(), before + 2);
+    keeper.clone().mend_both_again().await;
+    assert_eq!(lines(), before + 2);
+
+    stand.repository.lie(Lie::None);
+    keeper.mend_both_again().await;
+    assert_eq!(lines(), before + 4);
+    assert!(images() == sound, "they are as they were");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_slot_that_nobody_could_start_is_not_read() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    stand.node.rot(Slot::A, 5 * BLOCK);
+    for name in stand.node.entry_names() {
+        if name.starts_with("bistable_1") {
+            stand.node.lose_entry(&name);
+        }
+    }
+    let daemon = stand.daemon().await;
+    let lines = || daemon.handle.view().node.history.len();
+    let (before, rotten) = (lines(), stand.node.slot_bytes(Slot::A));
+    read(&stand.node, &daemon).await;
+    assert_eq!(lines(), before);
+    assert!(stand.node.slot_bytes(Slot::A) == rotten);
+    assert_eq!(stand.node.record(Record::SpareReading), None);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_reading_of_the_spare_slot_ends_when_another_release_takes_its_place() {
+    let stand = Stand::new();
+    stand.update_to("2").await;
+    let daemon = stand.daemon().await;
+    read(&stand.node, &daemon).await;
+    let first = stand.node.record(Record::SpareReading).unwrap();
+    assert_eq!(daemon.stage("3").await, Outcome::Done);
+    read(&stand.node, &daemon).await;
+    let second = stand.node.record(Record::SpareReading).unwrap();
+    let root_hash = |record: &str| record.split('"').nth(3).unwrap().to_owned();
+    assert_ne!(root_hash(&first), root_hash(&second));
+    assert!(second.contains("\"rotten\": []"), "{second}");
     daemon.stop().await;
 }
