@@ -1,5 +1,5 @@
 //! Story 11: what a good slot on watch loses by power cuts, by a lost kernel image, by a gate that fails
-//! its last start, and by rot.
+//! its last start, and by rot; and that the one that it would give way to is kept sound.
 
 use std::time::Instant;
 
@@ -17,7 +17,10 @@ use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, TWIN, expect_disk, expect_slots, tell};
 
 use crate::flipped_byte::{BACK_OFF, IN_SUPERBLOCK, PANIC, ROTTEN};
-use crate::tale::{EMPTY, ONLY_ON_TRIAL, TRIAL_SECONDS, USERSPACE, at_rest, good, stage_well};
+use crate::rotten_block::{PERCENT, mended};
+use crate::tale::{
+    EMPTY, ONLY_ON_TRIAL, STAGE_SECONDS, TRIAL_SECONDS, USERSPACE, at_rest, good, stage_well,
+};
 use crate::update::reboot_into_trial;
 
 /// How often in a row the power fails before a healthy node is up.
@@ -271,6 +274,45 @@ async fn rot(story: &mut Story, releases: &Releases, machine: Machine) -> Result
     expect_disk(&machine, Some(one), None, &[&one.good_entry()])
 }
 
+/// Slot A, which does not run, rots; it is mended before the node needs it.
+async fn rot_of_spare(story: &mut Story, releases: &Releases, machine: Machine) -> Result<()> {
+    let Releases { one, two } = releases;
+    let disk = machine.disk()?;
+    let entry = one.good_entry();
+    let sound = disk.kernel(&entry)?;
+    disk.flip(Slot::A, one.sizes.root / 100 * PERCENT)?;
+    disk.flip_in_kernel(&entry)?;
+    ensure!(
+        disk.expect_root(Slot::A, one).is_err() && disk.kernel(&entry)? != sound,
+        "slot A is not rotten"
+    );
+    let node = machine.power_on().await?;
+    let bus = node.bus().await?;
+    at_rest(&bus).await?;
+    bus.scrub().await?;
+    let message = mended(&bus, "block ").await?;
+    ensure!(message.contains("kernel image"), "{message}");
+    expect_slots(&bus, Slot::B, good(one), good(two)).await?;
+    story.step(&format!("slot A was mended while slot B ran: {message}"));
+    // Who reads it in the background leaves it to who works with it.
+    let report = bus
+        .roll_back("it is whole")
+        .await?
+        .ended(Deadline::after(STAGE_SECONDS))
+        .await?;
+    ensure!(report.result == "done", "{report:?}");
+    let disk = node.cut().disk()?;
+    disk.expect_root(Slot::A, one)?;
+    let files = disk.boot_folder()?;
+    let found = files.iter().find(|name| name.contains(&one.version));
+    let found = found.context("release 1 has no kernel image")?;
+    ensure!(
+        disk.kernel(found)? == sound,
+        "the kernel image is not mended"
+    );
+    Ok(())
+}
+
 /// The kernel image of slot B vanishes.
 async fn lost_kernel(story: &mut Story, releases: &Releases, machine: Machine) -> Result<()> {
     let Releases { one, two } = releases;
@@ -333,7 +375,7 @@ async fn a_good_slot_outlasts_power_cuts_and_gives_way_when_it_boots_no_more() -
             one: story.image("1")?,
             two: story.image("2")?,
         };
-        let shop = story.open_shop(&["2"]).await?;
+        let shop = story.open_shop(&["1", "2"]).await?;
         let handed = shop.configure(Handed::default());
         let machine = updated(story, &releases, handed.clone()).await?;
         let machine = power_cuts(story, &releases, machine).await?;
@@ -341,6 +383,8 @@ async fn a_good_slot_outlasts_power_cuts_and_gives_way_when_it_boots_no_more() -
         let kept = machine.copy_disk(TWIN)?;
         lost_kernel(story, &releases, machine).await?;
         // As if that had not happened.
+        let machine = story.machine_of(story.folder(), &kept, handed.clone())?;
+        rot_of_spare(story, &releases, machine).await?;
         let machine = story.machine_of(story.folder(), &kept, sick(handed.clone()))?;
         last_start(story, &releases, machine).await?;
         let machine = story.machine_of(story.folder(), &kept, handed)?;

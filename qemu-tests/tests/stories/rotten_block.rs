@@ -25,13 +25,13 @@ const HAPPENED: Call = Call {
 
 /// Where in the image: among the kernel modules, which lie in the order of their paths, at
 /// one of a file system that no node of ours has.
-const PERCENT: u64 = 72;
+pub(crate) const PERCENT: u64 = 72;
 
 /// What the files there are called.
 const FILES: &str = "(/usr/lib/modules/";
 
 /// Waits until something, which the message names, was mended, and returns how that is told.
-async fn mended(bus: &Bus, what: &str) -> Result<String> {
+pub(crate) async fn mended(bus: &Bus, what: &str) -> Result<String> {
     Deadline::after(BOOT_SECONDS)
         .until(format_args!("{what} to be mended"), async || {
             let history = bus.history().await?;
