@@ -331,7 +331,7 @@ impl Bus {
         Ok(Job { bus: self, path })
     }
 
-    /// Has the booted image read through.
+    /// Has the images in both slots read through.
     ///
     /// # Errors
     ///

@@ -167,11 +167,23 @@ impl Story {
     ///
     /// As [`Machine::create`], and when the probe cannot be built.
     pub fn machine_with_probe(&self, handed: Handed, others: &[(&str, &Path)]) -> Result<Machine> {
+        self.put_probe(self.machine(probe::hand_in(handed))?, others)
+    }
+
+    /// The same with a disk that starts as a copy of `image`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::machine_with_probe`].
+    pub fn machine_of_with_probe(&self, image: &Path, handed: Handed) -> Result<Machine> {
+        let machine = self.machine_of(&self.folder, image, probe::hand_in(handed))?;
+        self.put_probe(machine, &[])
+    }
+
+    fn put_probe(&self, machine: Machine, others: &[(&str, &Path)]) -> Result<Machine> {
         let program = probe::build(&self.folder)?;
         let disk = probe::disk(&self.folder, &program, others)?;
-        Ok(self
-            .machine(probe::hand_in(handed))?
-            .with_disk(probe::PROBE_DISK, &disk))
+        Ok(machine.with_disk(probe::PROBE_DISK, &disk))
     }
 
     /// Prints and keeps what the story took, and clears away what is large.

@@ -52,7 +52,7 @@ pub struct Config {
     pub windows: Windows,
     /// How fast it fetches at most; `None` is as fast as it can.
     pub bandwidth: Option<Bandwidth>,
-    /// How often it reads the booted image through.
+    /// How often it reads the images in its slots through.
     pub scrub: Scrub,
 }
 

@@ -57,7 +57,7 @@ pub struct Manager {
 
 impl Manager {
     /// Speaks for the head behind `handle`, its settings, its numbers, and who reads the
-    /// booted image, to `callers`.
+    /// images in the slots, to `callers`.
     pub const fn new(
         handle: Handle,
         settings: Settings,

@@ -33,7 +33,7 @@ use crate::records::{
     self, Barred, Departure, GateVerdict, LastGood, RecordError, Rollback, Trial,
 };
 use crate::refusal::{Chain, Failure};
-use crate::scrub::mend::{MendError, Mended, Mender};
+use crate::scrub::mend::{MendError, Mender};
 use crate::stage::Bench;
 use crate::stage_error::StageError;
 use crate::totals;
@@ -360,44 +360,55 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             version,
             root_hash,
         };
-        let (event, message, failure) = match mender.mend(blocks) {
-            Ok(mended) if mended == Mended::default() => return Ok(()),
-            Ok(mended) if mended.is_whole() => (Happened::Mended, mended.describe(), None),
-            Ok(mended) => {
-                let message = mended.describe();
-                let failure = Failure {
-                    name: ErrorName::ReadBackMismatch,
-                    message: message.clone(),
-                };
-                (Happened::Rotten, message, Some(failure))
-            }
-            Err(MendError::Stopped) => return Err(Stopped::Asked),
-            Err(error) => {
-                let failure = Failure::new(ErrorName::ReadBackMismatch, &error);
-                (Happened::Rotten, failure.message.clone(), Some(failure))
-            }
-        };
-        let note = Note {
-            event,
-            version: Some(version.clone()),
-            root_hash: Some(root_hash),
-            slot: Some(slot),
-            message,
-            error: failure.as_ref().map(|failure| failure.name),
-        };
+        let history = records::recall_history(&self.device).into_iter();
         let is_about_it = |line: &HistoryLine| {
             let is_meant = matches!(line.event, Happened::Mended | Happened::Rotten);
             is_meant && line.root_hash == Some(root_hash)
         };
-        let history = records::recall_history(&self.device).into_iter();
-        let is_known = history.rev().find(is_about_it).is_some_and(|line| {
-            // The history has the beginning of a long one.
-            line.event == event && note.message.starts_with(&line.message)
-        });
-        let noted = match failure.is_some() && is_known {
-            // It is tried every few hours, and the history has an end.
-            true => Ok(()),
-            false => self.remember(&note, order),
+        let last = history.rev().find(is_about_it);
+        let told = last.filter(|line| line.event == Happened::Rotten);
+        // It is tried every few hours, and the history has an end: of the same rot it has one line,
+        // whatever keeps it from being mended this time. It may have the beginning of a long one.
+        let is_told = |gist: &str| {
+            let message = told.as_ref().map(|line| line.message.as_str());
+            message.is_some_and(|it| it.starts_with(gist) || gist.starts_with(it))
+        };
+        let (event, message, failure) = match mender.mend(blocks) {
+            Ok(mended) if mended.was_sound() && told.is_none() => return Ok(()),
+            Ok(mended) if mended.was_sound() => {
+                let message = "what was rotten is sound again".to_owned();
+                (Some(Happened::Mended), message, None)
+            }
+            Ok(mended) => {
+                let message = mended.describe();
+                let event = mended.event();
+                let is_old = event == Some(Happened::Rotten) && is_told(&mended.gist());
+                let failure = (!mended.is_whole()).then(|| Failure {
+                    name: ErrorName::ReadBackMismatch,
+                    message: message.clone(),
+                });
+                (event.filter(|_| !is_old), message, failure)
+            }
+            Err(MendError::Stopped) => return Err(Stopped::Asked),
+            Err(error) => {
+                let failure = Failure::new(ErrorName::ReadBackMismatch, &error);
+                let event = (!is_told(&error.to_string())).then_some(Happened::Rotten);
+                (event, failure.message.clone(), Some(failure))
+            }
+        };
+        let noted = match event {
+            Some(event) => self.remember(
+                &Note {
+                    event,
+                    version: Some(version.clone()),
+                    root_hash: Some(root_hash),
+                    slot: Some(slot),
+                    message,
+                    error: failure.as_ref().map(|failure| failure.name),
+                },
+                order,
+            ),
+            None => Ok(()),
         };
         match failure {
             Some(failure) => Err(Stopped::Failed(failure)),

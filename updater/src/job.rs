@@ -16,7 +16,7 @@ pub enum JobKind {
     Plan,
     Stage,
     Rollback,
-    /// Of the booted image's rotten blocks.
+    /// Of an image's rotten blocks.
     Mend,
 }
 

@@ -10,8 +10,7 @@ use crate::ports::{Record, Records};
 use crate::records::{self, RecordError};
 use crate::refusal::Chain;
 
-/// Those of both slots, and of many that did not stay. What each reading asks for is learned anew
-/// when it was pushed out.
+/// Those of both slots, which each reading puts first again, and of many that did not stay.
 const MOST: usize = 16;
 
 /// What the kernel image of one release should be.
@@ -72,8 +71,9 @@ pub(crate) fn learn(records: &impl Records, root_hash: RootHash, sha256: Digest,
             sha256: sha256.to_string(),
             proven: ground == Ground::Release,
         };
-        // Both slots' are looked at in each reading, and nothing is to be written for that.
-        if known.contains(&now) {
+        // Both slots' are looked at in each reading, and stay the first: nothing is to be
+        // written for that.
+        if known.iter().take(2).any(|known| *known == now) {
             return Ok(());
         }
         known.retain(|it| it.root_hash != root_hash);

@@ -230,14 +230,15 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
 
     /// Returns the boot entry of the release that runs, unless there is none.
     fn booted_entry(&self) -> Option<BootEntry> {
-        let view = self.device.view().inspect_err(unreadable).ok()?;
-        self.entry_of(&view.booted_version)
+        let view = self.device.view();
+        let found = view.and_then(|view| self.entry_of(&view.booted_version));
+        found.inspect_err(unreadable).ok().flatten()
     }
 
     /// Returns the boot entry of a release, unless there is none.
-    pub(crate) fn entry_of(&self, version: &Version) -> Option<BootEntry> {
-        let entries = self.device.entries().inspect_err(unreadable).ok()?;
-        entries.into_iter().find(|entry| entry.version == *version)
+    pub(crate) fn entry_of(&self, version: &Version) -> std::io::Result<Option<BootEntry>> {
+        let mut entries = self.device.entries()?.into_iter();
+        Ok(entries.find(|entry| entry.version == *version))
     }
 
     /// Reads a kernel image that was written in the past: it is what it should be, as far as
@@ -458,7 +459,7 @@ impl<D: Slots + BootControl + KeptPieces + Pace, N: Fetch> Bench<'_, D, N> {
 }
 
 pub(crate) fn unreadable(error: &std::io::Error) {
-    tracing::warn!(%error, "the booted kernel image cannot be read");
+    tracing::warn!(%error, "a kernel image cannot be read");
 }
 
 fn put(

@@ -17,7 +17,7 @@ use crate::{emulator, host, programs, releases, rungs};
 const MINUTES: &str = "BISTABLE_TORTURE_MINUTES";
 const SEED: &str = "BISTABLE_TORTURE_SEED";
 const RECORDING: &str = "BISTABLE_TORTURE_RECORDING";
-/// Where the histories leave their part of the table.
+/// Where the histories leave their part of the table for the last part, which prints all of it.
 const TABLE: &str = "BISTABLE_TORTURE_TABLE";
 /// Of so many minutes the histories have one, and one at least.
 const SHARE_OF_HISTORIES: u64 = 6;
@@ -80,6 +80,7 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Resu
         .args(["--", "--ignored", "--nocapture", "an_image_of_8_gib"]);
     let mut cuts = rungs::slow_test(checkout, &programs, "stories");
     cuts.env(emulator::VARIABLE, &emulator)
+        .env(TABLE, &table)
         .env(MINUTES, minutes.to_string())
         .env(SEED, seed.to_string());
     cuts.args([
@@ -104,10 +105,6 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Resu
             Err(error) if error.is::<Interrupted>() => return Err(error),
             Err(error) => failed.push(format!("{name}: {error:#}")),
         }
-    }
-    // There is none when they have failed.
-    if let Ok(rows) = fs::read_to_string(&table) {
-        write!(io::stdout(), "{rows}").context("cannot print")?;
     }
     ensure!(
         failed.is_empty(),

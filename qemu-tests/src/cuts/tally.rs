@@ -23,6 +23,8 @@ pub struct Tally {
     pub cuts: u64,
     /// Faults of the disk while a node staged, by what failed and how the job ended.
     pub faults: BTreeMap<(String, &'static str), u64>,
+    /// Rows of what others have counted, without a violation.
+    pub counted_before: String,
     /// What must not be, and where it was.
     pub violations: Vec<String>,
 }
@@ -98,7 +100,8 @@ impl fmt::Display for Tally {
         for ((what, end), count) in &self.faults {
             row(&format!("  {what}: {end}"), *count)?;
         }
-        row("violations", self.violations.len() as u64)?;
+        f.write_str(&self.counted_before)?;
+        writeln!(f, "{:32}{:>COLUMN$}", "violations", self.violations.len())?;
         let mut violations = self.violations.iter();
         violations.try_for_each(|violation| writeln!(f, "  {violation}"))
     }

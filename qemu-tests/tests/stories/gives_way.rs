@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use partition_layout::{Slot, WATCHED_STARTS};
 use qemu_tests::bus::{Bus, Rollback, StageOptions};
+use qemu_tests::call::Call;
 use qemu_tests::console::Mark;
 use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::fixtures::Image;
@@ -13,11 +14,12 @@ use qemu_tests::machine::Machine;
 use qemu_tests::node::{BOOT_SECONDS, Node};
 use qemu_tests::outside::OutsideDisk;
 use qemu_tests::qmp::EventMark;
+use qemu_tests::seat::Seat;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, TWIN, expect_disk, expect_slots, tell};
 
 use crate::flipped_byte::{BACK_OFF, IN_SUPERBLOCK, PANIC, ROTTEN};
-use crate::rotten_block::{PERCENT, mended};
+use crate::rotten_block::{PERCENT, mended, rot_kernel};
 use crate::tale::{
     EMPTY, ONLY_ON_TRIAL, STAGE_SECONDS, TRIAL_SECONDS, USERSPACE, at_rest, good, stage_well,
 };
@@ -28,6 +30,15 @@ const CUTS: u32 = 10;
 
 /// What the firmware says when it starts the boot loader.
 const FIRMWARE: &str = "BdsDxe: starting";
+
+const STANDING: Call = Call {
+    name: "standing",
+    line: "/usr/bin/bistable status",
+};
+const HAPPENED: Call = Call {
+    name: "happened",
+    line: "/usr/bin/bistable history",
+};
 
 /// The unit that fails.
 const SICK_UNIT: &str = "fails-by-now.service";
@@ -263,6 +274,14 @@ async fn rot(story: &mut Story, releases: &Releases, machine: Machine) -> Result
         .expect_given_way(&node, &bus, WATCHED_STARTS)
         .await?;
     story.step(&format!("slot A runs once it is healed: {}", told.reason));
+    let mut seat = Seat::at(story, &node, &bus)?;
+    let soon = || Deadline::after(BOOT_SECONDS);
+    let said = seat.exits(STANDING, 0, soon()).await?.out;
+    ensure!(
+        said.contains("gave way") && said.contains(&told.reason),
+        "{said}"
+    );
+    seat.exits(HAPPENED, 0, soon()).await?;
     // The firmware has kept them, also of a panic before userspace.
     ensure!(
         PANIC.ends_with(&told.panic)
@@ -274,16 +293,14 @@ async fn rot(story: &mut Story, releases: &Releases, machine: Machine) -> Result
     expect_disk(&machine, Some(one), None, &[&one.good_entry()])
 }
 
-/// Slot A, which does not run, rots; it is mended before the node needs it.
+/// Slot A, which does not run, rots, and then its kernel image; they are mended before the node
+/// needs them.
 async fn rot_of_spare(story: &mut Story, releases: &Releases, machine: Machine) -> Result<()> {
     let Releases { one, two } = releases;
     let disk = machine.disk()?;
-    let entry = one.good_entry();
-    let sound = disk.kernel(&entry)?;
     disk.flip(Slot::A, one.sizes.root / 100 * PERCENT)?;
-    disk.flip_in_kernel(&entry)?;
     ensure!(
-        disk.expect_root(Slot::A, one).is_err() && disk.kernel(&entry)? != sound,
+        disk.expect_root(Slot::A, one).is_err(),
         "slot A is not rotten"
     );
     let node = machine.power_on().await?;
@@ -291,15 +308,19 @@ async fn rot_of_spare(story: &mut Story, releases: &Releases, machine: Machine) 
     at_rest(&bus).await?;
     bus.scrub().await?;
     let message = mended(&bus, "block ").await?;
-    ensure!(message.contains("kernel image"), "{message}");
-    expect_slots(&bus, Slot::B, good(one), good(two)).await?;
     story.step(&format!("slot A was mended while slot B ran: {message}"));
+
+    // What it should be was asked for just now: it came with the disk.
+    let entry = one.good_entry();
+    let sound = node.look_at_disk(|disk| rot_kernel(disk, &entry)).await?;
+    bus.scrub().await?;
+    let message = mended(&bus, "kernel image").await?;
+    expect_slots(&bus, Slot::B, good(one), good(two)).await?;
+    story.step(&format!("and so was its kernel image: {message}"));
+
     // Who reads it in the background leaves it to who works with it.
-    let report = bus
-        .roll_back("it is whole")
-        .await?
-        .ended(Deadline::after(STAGE_SECONDS))
-        .await?;
+    let job = bus.roll_back("it is whole").await?;
+    let report = job.ended(Deadline::after(STAGE_SECONDS)).await?;
     ensure!(report.result == "done", "{report:?}");
     let disk = node.cut().disk()?;
     disk.expect_root(Slot::A, one)?;
@@ -387,7 +408,8 @@ async fn a_good_slot_outlasts_power_cuts_and_gives_way_when_it_boots_no_more() -
         rot_of_spare(story, &releases, machine).await?;
         let machine = story.machine_of(story.folder(), &kept, sick(handed.clone()))?;
         last_start(story, &releases, machine).await?;
-        let machine = story.machine_of(story.folder(), &kept, handed)?;
+        let handed = Seat::hand_in(&[STANDING, HAPPENED], handed);
+        let machine = story.machine_of_with_probe(&kept, handed)?;
         rot(story, &releases, machine).await
     })
     .await

@@ -47,6 +47,17 @@ pub(crate) async fn mended(bus: &Bus, what: &str) -> Result<String> {
         .await
 }
 
+/// Changes a kernel image, as time does, and returns what it was.
+pub(crate) fn rot_kernel(disk: &OutsideDisk, entry: &str) -> Result<Vec<u8>> {
+    let sound = disk.kernel(entry)?;
+    disk.flip_in_kernel(entry)?;
+    ensure!(
+        disk.kernel(entry)? != sound,
+        "the kernel image is not rotten"
+    );
+    Ok(sound)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rotten_blocks_of_the_booted_image_and_of_its_kernel_are_found_and_mended() -> Result<()> {
     tell("rotten-block", async |story| {
@@ -81,16 +92,7 @@ async fn rotten_blocks_of_the_booted_image_and_of_its_kernel_are_found_and_mende
 
         // What the kernel image is, was written down when it was read just now.
         let entry = one.good_entry();
-        let harm = |disk: &OutsideDisk| {
-            let sound = disk.kernel(&entry)?;
-            disk.flip_in_kernel(&entry)?;
-            ensure!(
-                disk.kernel(&entry)? != sound,
-                "the kernel image is not rotten"
-            );
-            Ok(sound)
-        };
-        let sound = node.look_at_disk(harm).await?;
+        let sound = node.look_at_disk(|disk| rot_kernel(disk, &entry)).await?;
         bus.scrub().await?;
         let message = mended(&bus, "kernel image").await?;
         story.step(&message);

@@ -56,7 +56,7 @@ impl BenchNode {
         Self::again(arguments, bus)
     }
 
-    /// Opens the node once more: the daemon reads the booted image through beside its hands.
+    /// Opens the node once more: the daemon reads the images through beside its hands.
     pub(crate) fn again(arguments: &Arguments, bus: zbus::Connection) -> Result<Self, Failure> {
         let folder = &arguments.node;
         let at = |name: &str| folder.join(name);

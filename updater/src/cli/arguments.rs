@@ -117,7 +117,7 @@ Example:
   bistable barred
   bistable forgive 5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a")]
     Forgive(Forgive),
-    /// Read the booted image through now, and mend what is rotten
+    /// Read the images in both slots through now, and mend what is rotten
     #[command(after_help = "\
 The updater does the same once a week (`scrub` in its settings), gently and in the background. \
 What was found stands in `bistable history` (mended, rotten), how far it is in `bistable metrics`.

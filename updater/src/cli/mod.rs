@@ -174,7 +174,7 @@ impl Session {
             }
             Command::Scrub => {
                 manager.scrub().await?;
-                say.words(output, "the booted image is read in the background")?;
+                say.words(output, "the images are read in the background")?;
             }
             Command::Forgive(forgive) => {
                 manager.forgive(&forgive.root_hash).await?;

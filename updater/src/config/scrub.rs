@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-/// How often the booted image is read through in the background.
+/// How often the images in the slots are read through in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scrub {
     Off,

@@ -136,8 +136,8 @@ pub enum Request {
     Forgive {
         root_hash: RootHash,
     },
-    /// Puts sound blocks in the place of those of the booted image that are rotten, and
-    /// of those of its kernel image that are.
+    /// Puts sound blocks in the place of those of an image that are rotten, and of those of
+    /// its kernel image that are.
     Mend {
         /// Of which image: what either slot holds.
         root_hash: RootHash,

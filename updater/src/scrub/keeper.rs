@@ -105,6 +105,15 @@ impl Whose {
     }
 }
 
+/// What was done about the images at one look, the most of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Round {
+    Nothing,
+    /// What could not be mended was tried again.
+    Tried,
+    Read,
+}
+
 /// When what could not be mended is tried again, in time since the boot. After one, it is at
 /// the first look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,8 +141,12 @@ impl Turn {
         now >= self.comes
     }
 
-    fn next(self, now: Duration) -> Self {
-        Self::after(now, self.wait.saturating_mul(2).min(AGAIN_AT_LATEST))
+    fn next_after(self, round: Round, now: Duration) -> Self {
+        match round {
+            Round::Nothing => self,
+            Round::Tried => Self::after(now, self.wait.saturating_mul(2).min(AGAIN_AT_LATEST)),
+            Round::Read => Self::after(now, AGAIN),
+        }
     }
 }
 
@@ -183,12 +196,17 @@ where
         let mut turn = Turn::default();
         loop {
             let again = turn.has_come(keeper.clock.since_boot());
-            let mut was_read = false;
+            let mut round = Round::Nothing;
             for whose in Whose::BOTH {
+                // Nobody reads what nobody could start.
+                let Some((_, root_hash)) = keeper.image(whose) else {
+                    continue;
+                };
                 if keeper.handle.view().node.booted.standing != Standing::Good {
                     break;
                 }
                 let last = keeper.on_disk(move |keeper| keeper.recall(whose)).await;
+                let last = last.filter(|reading| reading.root_hash == root_hash);
                 let now = keeper.clock.now();
                 let is_due = every().is_some_and(|every| is_due(last.as_ref(), every, now));
                 if rung {
@@ -197,17 +215,14 @@ where
                 }
                 if rung || is_due {
                     keeper.clone().read_and_mend(whose).await;
-                    was_read = true;
+                    round = Round::Read;
                 } else if again {
                     keeper.clone().mend_again(whose).await;
+                    round = round.max(Round::Tried);
                 }
             }
             let now = keeper.clock.since_boot();
-            turn = match was_read {
-                true => Turn::after(now, AGAIN),
-                false if again => turn.next(now),
-                false => turn,
-            };
+            turn = turn.next_after(round, now);
             rung = keeper.bell.is_rung_within(LOOK).await;
         }
     }
@@ -367,6 +382,12 @@ where
                 self.note(whose, &reading);
                 return Err(Stopped);
             }
+            // Somebody has begun to write there, or had when it was opened.
+            Err(ScrubError::Open(_) | ScrubError::Tree(_))
+                if self.is_in_the_way() || self.image(whose) != Some((slot, root_hash)) =>
+            {
+                return Err(Stopped);
+            }
             Err(ScrubError::Open(_) | ScrubError::Tree(_)) => {
                 // The hands come upon the same, and mend it or say so where it is seen.
                 reading.blocks = reading.blocks.max(1);
@@ -394,6 +415,19 @@ where
     ) -> Result<(), ScrubError> {
         let device = &*self.device;
         let on = |part| OnMedium { device, slot, part };
+        let image = Some((slot, reading.root_hash));
+        let wait_for_turn = || {
+            while self.is_in_the_way() {
+                stop.rest(GIVE_WAY);
+                stop.checkpoint()?;
+            }
+            // Another release may have taken its place.
+            match self.image(whose) == image {
+                true => Ok(()),
+                false => Err(Stopped),
+            }
+        };
+        wait_for_turn()?;
         let prover = Prover::open(on(Part::Verity), reading.root_hash).map_err(ScrubError::Open)?;
         let mut chunks = 0_u64;
         read_through(&on(Part::Root), &prover, reading, &mut |now, bytes| {
@@ -403,14 +437,7 @@ where
                 self.note(whose, now);
             }
             stop.rest(PER_CHUNK);
-            while self.is_in_the_way() {
-                stop.rest(GIVE_WAY);
-                stop.checkpoint()?;
-            }
-            if self.image(whose) != Some((slot, now.root_hash)) {
-                // Another release has taken its place.
-                return Err(Stopped);
-            }
+            wait_for_turn()?;
             device.step(bytes, stop)
         })
     }
@@ -479,13 +506,15 @@ mod tests {
         assert!(turn.has_come(now));
         let mut waits = Vec::new();
         for _ in 0..8 {
-            turn = turn.next(now);
+            turn = turn.next_after(Round::Tried, now);
             assert!(!turn.has_come(turn.comes - minutes(1)) && turn.has_come(turn.comes));
             waits.push((turn.comes - now).as_secs() / 60);
             now = turn.comes;
         }
         assert_eq!(waits, [20, 40, 80, 160, 320, 360, 360, 360]);
-        assert!(Turn::after(now, AGAIN).has_come(now + minutes(10)));
+        assert_eq!(turn.next_after(Round::Nothing, now), turn);
+        let read = turn.next_after(Round::Tried.max(Round::Read), now);
+        assert!(!read.has_come(now) && read.has_come(now + minutes(10)));
     }
 
     #[test]

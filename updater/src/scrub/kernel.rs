@@ -31,6 +31,8 @@ pub enum KernelFate {
     Mended(usize),
     /// It is not what the release says, and stays so.
     Rotten { why: String },
+    /// Nobody can tell.
+    Unknown { why: String },
 }
 
 /// Blocks of a kernel image that, with the rest of it, have the digest that its release
@@ -49,24 +51,28 @@ impl KernelBlocks {
 impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D, N> {
     /// Mends the image's kernel image, if it is not what it should be. One that is not there is no
     /// affair of the mender's.
+    ///
+    /// Only what has changed here is written over. One that never was what its release says, as far as
+    /// is known, starts all the same: in parts, as a power cut would leave it, it would not.
     pub(super) fn mend_kernel(&mut self) -> Result<KernelFate, MendError> {
         let root_hash = self.root_hash;
-        let Some(entry) = self.entry() else {
-            return Ok(KernelFate::Sound);
+        let version = self.version;
+        let entry = match self.bench().entry_of(version) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(KernelFate::Sound),
+            Err(error) => return Ok(unknown(&error)),
         };
         let found = self.read_kernel(&entry)?;
         let standing = match &found {
             Some((_, sha256)) => match kernels::standing(self.device, &root_hash, sha256) {
                 Ok(standing) => standing,
-                Err(error) => {
-                    tracing::warn!(%entry, error = %Chain(&error), "nothing is known of the kernel image");
-                    return Ok(KernelFate::Sound);
-                }
+                Err(error) => return Ok(unknown(&error)),
             },
             // It cannot be read.
             None => Standing::Wrong,
         };
-        if standing == Standing::Right(Ground::Release) {
+        if let (Standing::Right(Ground::Release), Some((_, sha256))) = (standing, found) {
+            kernels::learn(self.device, root_hash, sha256, Ground::Release);
             return Ok(KernelFate::Sound);
         }
         let blob = match (self.release()?, found) {
@@ -86,20 +92,16 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
                 let why = format!("it has {size} bytes, the release says {}", blob.size);
                 KernelFate::Rotten { why }
             }
+            Some(_) if standing != Standing::Wrong => {
+                let why = "it is not the one that its release names, and was not when it was first read; staging a release replaces it";
+                KernelFate::Rotten { why: why.into() }
+            }
             Some(_) | None => self.put_right(&entry, &blob)?,
         };
         if !matches!(fate, KernelFate::Rotten { .. }) {
             kernels::learn(self.device, root_hash, blob.sha256, Ground::Release);
         }
         Ok(fate)
-    }
-
-    /// Entries are named after versions: one of the booted version is the booted slot's.
-    fn entry(&mut self) -> Option<BootEntry> {
-        let view = self.device.view().inspect_err(unreadable).ok()?;
-        let is_of_other = view.booted != self.slot && view.booted_version == *self.version;
-        let version = self.version;
-        (!is_of_other).then(|| self.bench().entry_of(version))?
     }
 
     fn put_right(&mut self, entry: &BootEntry, blob: &Blob) -> Result<KernelFate, MendError> {
@@ -171,6 +173,11 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
             stop: self.stop,
         }
     }
+}
+
+fn unknown(error: &(dyn std::error::Error + 'static)) -> KernelFate {
+    let why = Chain(error).to_string();
+    KernelFate::Unknown { why }
 }
 
 /// What comes, block by block beside what is on the medium.

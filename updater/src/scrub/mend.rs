@@ -20,6 +20,7 @@ use crate::ports::{
     BootControl, Fetch, FetchError, Pace, Part, Records, Releases, ReleasesError, Slots, Stop,
     Verdict,
 };
+use crate::records::Happened;
 use crate::refusal::Chain;
 
 /// What rotten blocks are mended with.
@@ -54,6 +55,13 @@ pub struct Mended {
     pub kernel: KernelFate,
     /// Why the repository could not help, if it was asked.
     pub why_not: Option<String>,
+}
+
+/// Whether it is said why something could not be helped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reasons {
+    Told,
+    Left,
 }
 
 /// Why rotten blocks cannot be mended.
@@ -146,16 +154,17 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
         let view = self.device.view();
         let view = view.map_err(|source| MendError::View { source })?;
         let slot = self.slot.other();
-        let Some(SlotContent::Holds { root_hash, .. }) = view.slot(slot).map(|it| &it.content)
-        else {
-            return Ok(());
+        let root_hash = match view.slot(slot).map(|it| &it.content) {
+            _ if view.booted == slot => view.booted_root_hash,
+            Some(SlotContent::Holds { root_hash, .. }) => *root_hash,
+            Some(SlotContent::Empty | SlotContent::Unknown { .. }) | None => return Ok(()),
         };
         let on = |part| OnMedium {
             device: self.device,
             slot,
             part,
         };
-        let other = match Prover::open(on(Part::Verity), *root_hash) {
+        let other = match Prover::open(on(Part::Verity), root_hash) {
             Ok(other) => other,
             Err(error) => {
                 tracing::warn!(%slot, error = %Chain(&error), "the other slot helps nobody");
@@ -321,13 +330,40 @@ fn ranges(blocks: impl Iterator<Item = u64>, blob: &Blob) -> Vec<Range<u64>> {
 }
 
 impl Mended {
-    /// Returns whether nothing is rotten any more.
+    /// Returns whether nothing is rotten any more, as far as anybody could tell of all of it.
     pub fn is_whole(&self) -> bool {
-        self.lost.is_empty() && !matches!(self.kernel, KernelFate::Rotten { .. })
+        let is_known = matches!(self.kernel, KernelFate::Sound | KernelFate::Mended(_));
+        self.lost.is_empty() && is_known
+    }
+
+    /// Returns what is to be told of it, if anything is.
+    pub fn event(&self) -> Option<Happened> {
+        let is_rotten = matches!(self.kernel, KernelFate::Rotten { .. });
+        if !self.lost.is_empty() || is_rotten {
+            return Some(Happened::Rotten);
+        }
+        let blocks = self.from_other.len() + self.from_repository.len();
+        let is_kernel = matches!(self.kernel, KernelFate::Mended(_));
+        let is_tree = self.tree_rebuilt + self.tree_fetched > 0;
+        (blocks > 0 || is_tree || is_kernel).then_some(Happened::Mended)
+    }
+
+    /// Returns whether nothing was rotten, and all of it could be looked at.
+    pub fn was_sound(&self) -> bool {
+        *self == Self::default()
     }
 
     /// Says what became of them, for people.
     pub fn describe(&self) -> String {
+        self.say(Reasons::Told)
+    }
+
+    /// The same without why it could not be helped, which may change from one hour to the next.
+    pub fn gist(&self) -> String {
+        self.say(Reasons::Left)
+    }
+
+    fn say(&self, reasons: Reasons) -> String {
         let mut parts = Vec::new();
         for (count, fate) in [
             (self.tree_rebuilt, "made again from what they are about"),
@@ -353,13 +389,17 @@ impl Mended {
                     "blocks of the kernel image mended from the repository: {blocks}"
                 ));
             }
-            KernelFate::Rotten { why } => parts.push(format!("the kernel image is rotten: {why}")),
+            KernelFate::Rotten { why } => parts.push(match reasons {
+                Reasons::Told => format!("the kernel image is rotten: {why}"),
+                Reasons::Left => "the kernel image is rotten".to_owned(),
+            }),
+            KernelFate::Unknown { why } => {
+                parts.push(format!("nobody can tell what the kernel image is: {why}"));
+            }
         }
-        parts.extend(
-            self.why_not
-                .as_ref()
-                .map(|why| format!("the repository: {why}")),
-        );
+        if let (Some(why), Reasons::Told) = (&self.why_not, reasons) {
+            parts.push(format!("the repository: {why}"));
+        }
         parts.join("; ")
     }
 

@@ -120,6 +120,8 @@ pub(crate) struct FakeNode {
     pub(crate) barrier: Barrier,
     /// Before a record is removed.
     pub(crate) record_barrier: Barrier,
+    /// Before this part of the spare slot is read.
+    pub(crate) read_barrier: Option<(Part, Barrier)>,
 }
 
 fn index(slot: Slot) -> usize {
@@ -208,6 +210,7 @@ impl FakeNode {
             world: Arc::new(Mutex::new(world)),
             barrier: Barrier::default(),
             record_barrier: Barrier::default(),
+            read_barrier: None,
         }
     }
 
@@ -651,6 +654,12 @@ impl Slots for FakeNode {
         offset: u64,
         buffer: &mut [u8],
     ) -> io::Result<()> {
+        if let Some((held, barrier)) = &self.read_barrier
+            && *held == part
+            && slot != self.world().booted
+        {
+            barrier.pass();
+        }
         let mut world = self.world();
         world.operation("read-medium")?;
         let offset = usize::try_from(offset).unwrap();

@@ -72,22 +72,73 @@ async fn a_kernel_image_that_came_with_the_disk_is_believed_until_somebody_says_
     let daemon = stand.daemon().await;
     let sound = stand.node.kernel(KERNEL);
     stand.node.rot_kernel(KERNEL, 5);
+    let found = stand.node.kernel(KERNEL);
     stand.repository.lie(Lie::Gone);
     read(&stand.node, &daemon).await;
     assert_eq!(last_event(&daemon), None);
 
+    // It starts: nobody writes over it what may be quite another one.
     stand.repository.lie(Lie::None);
-    read(&stand.node, &daemon).await;
-    assert!(stand.node.kernel(KERNEL) == sound, "it is as it was made");
-    let (event, message) = last_event(&daemon).unwrap();
-    assert_eq!(event, "mended", "{message}");
+    let lines = || daemon.handle.view().node.history.len();
+    for _ in 0..2 {
+        read(&stand.node, &daemon).await;
+        assert!(stand.node.kernel(KERNEL) == found);
+        let (event, message) = last_event(&daemon).unwrap();
+        assert_eq!((event, lines()), ("rotten", 1), "{message}");
+        assert!(message.contains("when it was first read"), "{message}");
+    }
 
-    // It is known now, also without a network.
+    // Somebody has put the right one there: that is known now, also without a network.
+    stand.node.put_kernel(KERNEL, sound);
+    read(&stand.node, &daemon).await;
+    let (event, message) = last_event(&daemon).unwrap();
+    assert_eq!(
+        (event, message.as_str()),
+        ("mended", "what was rotten is sound again")
+    );
     stand.repository.lie(Lie::Gone);
     stand.node.rot_kernel(KERNEL, 5);
     read(&stand.node, &daemon).await;
+    assert_eq!((last_event(&daemon).unwrap().0, lines()), ("rotten", 3));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_keeps_a_kernel_image_from_being_mended_may_change_and_is_told_once() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    read(&stand.node, &daemon).await;
+    stand.node.rot_kernel(KERNEL, 5);
+    let lines = || daemon.handle.view().node.history.len();
+    let error = || daemon.handle.view().last_error.clone().unwrap().message;
+    let mut errors = Vec::new();
+    for lie in [Lie::Gone, Lie::Flip(Which::Uki, 5), Lie::Gone] {
+        stand.repository.lie(lie);
+        read(&stand.node, &daemon).await;
+        assert_eq!(lines(), 1);
+        errors.push(error());
+    }
+    assert_ne!(errors[0], errors[1]);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_kernel_image_that_nobody_can_judge_is_looked_at_again() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
+    let keeper = Arc::new(keeper);
+    keeper.clone().read_and_mend_both().await;
+    stand.node.rot_kernel(KERNEL, 5);
+    stand.node.refuse(&["kernels"]);
+    keeper.clone().read_and_mend_both().await;
+    assert_eq!(last_event(&daemon), None);
+    let failure = daemon.handle.view().last_error.clone().unwrap();
+    assert!(failure.message.contains("nobody can tell"), "{failure}");
+    stand.node.refuse(&[]);
+    keeper.mend_both_again().await;
     let (event, message) = last_event(&daemon).unwrap();
-    assert_eq!(event, "rotten", "{message}");
+    assert_eq!(event, "mended", "{message}");
     daemon.stop().await;
 }
 
@@ -98,6 +149,8 @@ async fn the_spare_slots_kernel_image_is_mended_before_anybody_starts_it() {
     let daemon = stand.daemon().await;
     let (spare, booted) = (kernel_of(&stand.node, "1"), kernel_of(&stand.node, "2"));
     let sound = [stand.node.kernel(&spare), stand.node.kernel(&booted)];
+    // It came with the disk.
+    read(&stand.node, &daemon).await;
     stand.node.rot_kernel(&spare, 5);
     read(&stand.node, &daemon).await;
     assert!([stand.node.kernel(&spare), stand.node.kernel(&booted)] == sound);
