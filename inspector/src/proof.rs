@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use partition_layout::{Device, Partition, RootHash, SlotPartitions};
 use sha2::{Digest, Sha256};
-use verity::{HashArea, ReadAreaError, ReadAt, VerifyError, verify};
+use verity::{HashArea, Match, ReadAreaError, ReadAt, VerifiedTree, VerifyError, verify};
 
 /// How much of a kernel image is read at a time.
 const CHUNK: u64 = 1 << 20;
@@ -20,6 +20,8 @@ pub enum SlotFault {
     Small { data: u64, root: u64 },
     #[error("it is not the image of this root hash")]
     Image { source: VerifyError },
+    #[error("it is not the image of this root hash, and later blocks are not either: {more}")]
+    Blocks { more: u64, source: VerifyError },
 }
 
 /// What is asked about a disk for a verdict.
@@ -68,7 +70,44 @@ fn prove_slot(
         let root = root_len;
         return Err(SlotFault::Small { data, root });
     }
-    verify(&root, &hashes, &area, root_hash).map_err(|source| SlotFault::Image { source })
+    let Err(source) = verify(&root, &hashes, &area, root_hash) else {
+        return Ok(());
+    };
+    // One block that has rotten is something else than an image of which a part was written.
+    let more = match source {
+        VerifyError::Data { block, .. } => {
+            VerifiedTree::open(hashes, area, root_hash).map_or(0, |tree| later(&root, &tree, block))
+        }
+        VerifyError::ReadData { .. } | VerifyError::Tree(_) => 0,
+    };
+    Err(match more {
+        0 => SlotFault::Image { source },
+        more => SlotFault::Blocks { more, source },
+    })
+}
+
+/// Returns how many blocks of an image are wrong behind the block `first`.
+fn later(root: &impl ReadAt, tree: &VerifiedTree<impl ReadAt>, first: u64) -> u64 {
+    let (blocks, size) = (
+        tree.area().data_blocks(),
+        tree.area().params().data_block_size,
+    );
+    let mut chunk = vec![0; usize::try_from(CHUNK).unwrap_or_default()];
+    let in_chunk = CHUNK / u64::from(size);
+    let mut wrong = 0;
+    let mut next = first.saturating_add(1);
+    while next < blocks {
+        let count = in_chunk.min(blocks - next);
+        let length = usize::try_from(count * u64::from(size)).unwrap_or_default();
+        let bytes = chunk.get_mut(..length).unwrap_or_default();
+        let read = root.read_exact_at(bytes, next * u64::from(size));
+        wrong += match read.map(|()| tree.check_blocks(next, bytes)) {
+            Ok(Ok(matches)) => matches.iter().filter(|it| **it == Match::Different).count() as u64,
+            Ok(Err(_)) | Err(_) => count,
+        };
+        next += count;
+    }
+    wrong
 }
 
 fn digest(device: &impl Device, extents: &[Range<u64>]) -> io::Result<String> {

@@ -39,6 +39,14 @@ pub struct Bootable {
     pub fault: Option<String>,
 }
 
+impl Bootable {
+    /// Says what is broken about it, as a verdict does, if anything is.
+    pub fn broken(&self) -> Option<String> {
+        let fault = self.fault.as_ref()?;
+        Some(format!("{}: {fault}", self.file_name))
+    }
+}
+
 impl Verdict {
     /// Judges a disk by its table and its boot entries.
     pub fn of(layout: &DiskLayout, esp: &Esp, proofs: &mut impl Proofs) -> Self {
@@ -64,10 +72,7 @@ impl Verdict {
                 ));
             }
         }
-        let broken = bootable
-            .iter()
-            .filter_map(|it| Some(format!("{}: {}", it.file_name, it.fault.as_ref()?)));
-        why.extend(broken);
+        why.extend(bootable.iter().filter_map(Bootable::broken));
         why.extend(esp.decided_elsewhere.clone());
         if bootable.is_empty() {
             why.push("there is nothing to boot".to_owned());

@@ -15,6 +15,7 @@ mod written;
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 
 use common::{Disk, Esp};
 use image::Image;
@@ -45,10 +46,12 @@ enum Step {
     PutAside(&'static str),
     /// Removes a file as a driver does.
     Unlink(&'static str),
+    /// Changes a byte of a block of slot A; twice is not at all.
+    Flip(u64),
     Flush,
 }
 
-use Step::{Arm, Flush, Label, PutAside, Unlink, WriteImage, WriteKernel};
+use Step::{Arm, Flip, Flush, Label, PutAside, Unlink, WriteImage, WriteKernel};
 
 /// Does `steps` to a disk with a good release, and records what is written.
 struct Stand {
@@ -58,6 +61,11 @@ struct Stand {
 
 impl Stand {
     fn record(steps: &[Step]) -> Self {
+        Self::record_rotten(steps, None)
+    }
+
+    /// The same with a block of slot A that is known to be rotten.
+    fn record_rotten(steps: &[Step], rotten: Option<u64>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (old, new) = (Image::of(b'a'), Image::of(b'b'));
         let disk = Disk::create_holding(Form::Full, SectorSize::B512, old.root_hash);
@@ -65,6 +73,15 @@ impl Stand {
         let esp = Esp::format("16");
         esp.add_entry(OLD, "1.0~rc1", &old.root_hash);
         esp.install(&disk);
+        let mut known = BTreeMap::new();
+        if let Some(block) = rotten {
+            flip(&disk, block);
+            let file = disk.file();
+            let seen = Inspection::of(&file, &mut DiskProofs(&file)).expect("our disk");
+            let mut bootable = seen.verdict.bootable.into_iter();
+            let fault = bootable.find_map(|it| it.fault).expect("it is rotten");
+            known.insert(old.root_hash.to_string(), fault);
+        }
         let mut recording = Recording::begin(folder.path());
         fs::copy(&disk.path, recording.image()).expect("copied");
 
@@ -92,6 +109,7 @@ impl Stand {
                     esp.install(&disk);
                 }
                 Arm(name) => rename(&disk, "bistable.new", name),
+                Flip(block) => flip(&disk, *block),
                 PutAside(name) => rename(&disk, name, REMOVED_NAME),
                 Unlink(name) => {
                     let esp_bytes = disk.layout().esp.range();
@@ -113,9 +131,8 @@ impl Stand {
                 &after,
                 0..match step {
                     Label => middle,
-                    WriteImage | WriteKernel | Arm(_) | PutAside(_) | Unlink(_) | Flush => {
-                        after.len()
-                    }
+                    WriteImage | WriteKernel | Arm(_) | PutAside(_) | Unlink(_) | Flip(_)
+                    | Flush => after.len(),
                 },
             );
         }
@@ -125,6 +142,7 @@ impl Stand {
         let expected = Expected {
             proven: [old.root_hash.to_string()].into(),
             kernels,
+            rotten: known,
         };
         recording.phase("staging", &expected).expect("a log");
         recording.save().expect("written");
@@ -164,6 +182,13 @@ fn kernels_on(disk: &Disk) -> BTreeMap<String, String> {
     let kernels = seen.verdict.bootable.into_iter();
     let named = kernels.filter_map(|it| Some((it.root_hash?.to_string(), it.kernel_sha256?)));
     named.collect()
+}
+
+fn flip(disk: &Disk, block: u64) {
+    let place = disk.layout().slot_a.root.start + 4096 * block + 5;
+    let (file, mut byte) = (disk.file(), [0]);
+    file.read_exact_at(&mut byte, place).expect("it is there");
+    file.write_all_at(&[!byte[0]], place).expect("written");
 }
 
 fn rename(disk: &Disk, from: &str, to: &str) {
@@ -291,6 +316,29 @@ fn an_image_that_was_never_good_and_passes_for_good_is_found() {
         );
         assert!(!tally.violations.is_empty());
     }
+}
+
+#[test]
+fn while_a_block_is_mended_it_may_be_rotten_and_no_other_may() {
+    for (steps, is_well) in [
+        (vec![Flip(3), Flush], true),
+        (vec![Flip(3), Flip(4), Flip(4), Flush], false),
+        (vec![Flip(4), Flush], false),
+        (vec![Flip(3), Flip(4), Flush], false),
+        (vec![Flip(3), Flip(4), Flush, Flip(4), Flush], false),
+    ] {
+        let (tally, _) = Stand::record_rotten(&steps, Some(3)).torture();
+        let is_found = |violation: &String| violation.contains("no slot that was good");
+        assert_eq!(
+            !tally.violations.iter().any(is_found),
+            is_well,
+            "{steps:?}: {:?}",
+            tally.violations
+        );
+    }
+    // Of a block that nobody knows to be rotten nothing is forgiven.
+    let (tally, _) = Stand::record(&[Flip(3), Flush]).torture();
+    assert!(!tally.violations.is_empty());
 }
 
 #[test]

@@ -25,6 +25,10 @@ pub struct Expected {
     pub proven: BTreeSet<String>,
     /// The SHA-256 of each image's kernel image, by the root hash.
     pub kernels: BTreeMap<String, String>,
+    /// What is known to be rotten, in the inspector's words, by the root hash: that much may be, and
+    /// nothing else of the image.
+    #[serde(default)]
+    pub rotten: BTreeMap<String, String>,
 }
 
 /// Judges states of a disk.
@@ -96,14 +100,15 @@ impl Judge {
         let of_esp = medium.print(&layout.esp.range());
         let [a, b] = [Some(&layout.slot_a), layout.slot_b.as_ref()]
             .map(|slot| slot.map_or(0, |slot| combine(&slot_prints(medium, slot))));
-        let proven = expected.proven.iter().fold(0, |sum, hash| {
+        let known = expected.proven.iter().chain(expected.rotten.keys());
+        let known = known.fold(0, |sum, hash| {
             combine(&[
                 sum,
                 hash.bytes()
                     .fold(0, |sum, byte| combine(&[sum, byte.into()])),
             ])
         });
-        let key = combine(&[of_table, of_esp, a, b, proven]);
+        let key = combine(&[of_table, of_esp, a, b, known]);
         if let Some(judgement) = self.verdicts.get(&key) {
             return Arc::clone(judgement);
         }
@@ -163,7 +168,16 @@ fn combine(prints: &[u64]) -> u64 {
 }
 
 fn judge_boot(verdict: &Verdict, esp: &Esp, check: &FatCheck, expected: &Expected) -> Judgement {
+    let is_known = |it: &Bootable| {
+        let root_hash = it.root_hash.map(|root_hash| root_hash.to_string());
+        let known = root_hash.and_then(|root_hash| expected.rotten.get(&root_hash));
+        known.is_some() && known == it.fault.as_ref()
+    };
+    let is_whole = |it: &Bootable| it.fault.is_none() || is_known(it);
+    let known = verdict.bootable.iter().filter(|it| is_known(it));
+    let known: BTreeSet<_> = known.filter_map(Bootable::broken).collect();
     let mut violations = verdict.why.clone();
+    violations.retain(|why| !known.contains(why));
     let is_proven = |it: &Bootable| {
         let root_hash = it.root_hash.map(|root_hash| root_hash.to_string());
         root_hash.is_some_and(|root_hash| expected.proven.contains(&root_hash))
@@ -180,12 +194,12 @@ fn judge_boot(verdict: &Verdict, esp: &Esp, check: &FatCheck, expected: &Expecte
             .bootable
             .iter()
             .filter(|other| other.root_hash != it.root_hash);
-        !others.any(|other| by_right(&other) && other.fault.is_none() && is_proven(other))
+        !others.any(|other| by_right(&other) && is_whole(other) && is_proven(other))
     };
     for it in &verdict.bootable {
         let root_hash = it.root_hash.map(|root_hash| root_hash.to_string());
         let wanted = root_hash.and_then(|root_hash| expected.kernels.get(&root_hash));
-        if it.fault.is_none() && wanted != it.kernel_sha256.as_ref() {
+        if is_whole(it) && wanted != it.kernel_sha256.as_ref() {
             violations.push(format!(
                 "{} is not the kernel image of its release",
                 it.file_name
@@ -207,12 +221,13 @@ fn judge_boot(verdict: &Verdict, esp: &Esp, check: &FatCheck, expected: &Expecte
     if !verdict
         .bootable
         .iter()
-        .any(|it| it.fault.is_none() && is_proven(it))
+        .any(|it| is_whole(it) && is_proven(it))
     {
         violations.push("no slot that was good can be booted".to_owned());
     }
     let mut harmless = BTreeSet::new();
     let mut found = |is_so: bool, what| is_so.then(|| harmless.insert(what));
+    found(!known.is_empty(), "a block to be mended");
     found(!esp.torn.is_empty(), "a name to be mended");
     found(!check.damage.is_empty(), "a file system to be mended");
     found(check.lost_bytes > 0, "lost clusters");

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use partition_layout::Slot;
 use qemu_tests::bus::{Bus, StageOptions};
 use qemu_tests::cuts::dice::Dice;
 use qemu_tests::cuts::judge::{Expected, Judge, Judgement};
@@ -22,6 +23,7 @@ use qemu_tests::smbios::Handed;
 use qemu_tests::story::{STATE, Shop, Story, say, tell};
 use sha2::{Digest as _, Sha256};
 
+use crate::rotten_block::{PERCENT, mended};
 use crate::tale::{STAGE_SECONDS, TRIAL_SECONDS, at_rest, stage_well};
 
 /// How long the states that are the same in each run may take; they took 10 s.
@@ -36,7 +38,7 @@ const SAMPLE_BOOTS: usize = 1;
 pub(crate) enum Life {
     /// First boot and an update.
     Short,
-    /// And a rollback, and another update.
+    /// And a block that rots and is mended, a rollback, and another update.
     Long,
 }
 
@@ -52,6 +54,7 @@ pub(crate) fn expected(one: &Image, others: &[&Image]) -> Result<Expected> {
     Ok(Expected {
         proven: [one.root_hash.clone()].into(),
         kernels: kernels?,
+        ..Expected::default()
     })
 }
 
@@ -60,13 +63,28 @@ pub(crate) async fn record(story: &mut Story, shop: &Shop, life: Life) -> Result
     let (one, two) = (story.image("1")?, story.image("2")?);
     let mut expected = expected(&one, &[&two])?;
     let mut recording = Recording::begin(story.folder());
-    recording.phase("first boot", &expected)?;
     let machine = story.machine(shop.configure(Handed::default()))?;
+    if life == Life::Long {
+        let disk = machine.disk()?;
+        disk.flip(Slot::A, one.sizes.root / 100 * PERCENT)?;
+        let bootable = disk.inspect()?.verdict.bootable.into_iter();
+        let fault = bootable.filter_map(|it| it.fault).next();
+        let fault = fault.context("the block is not rotten")?;
+        expected.rotten.insert(one.root_hash.clone(), fault);
+    }
+    recording.phase("first boot", &expected)?;
     let node = machine.recorded(&recording)?.power_on().await?;
     let mut bus = node.bus().await?;
     at_rest(&bus).await?;
     story.step("release 1 is at rest");
 
+    if life == Life::Long {
+        recording.phase("mending a block", &expected)?;
+        bus.scrub().await?;
+        let message = mended(&bus, "block ").await?;
+        expected.rotten.clear();
+        story.step(&message);
+    }
     recording.phase("staging", &expected)?;
     stage_well(&bus, &two, StageOptions::default()).await?;
     story.step("release 2 is staged");
@@ -144,7 +162,8 @@ impl Spread {
             Survival::Some(_) | Survival::Reordered(_) | Survival::Torn(_) => true,
             Survival::Lost | Survival::Cut(_) | Survival::Missing(_) | Survival::Alone(_) => false,
         };
-        if !is_odd {
+        // A rotten block is beyond the inspector, and not beyond a node that never reads it.
+        if !is_odd || judgement.harmless.contains("a block to be mended") {
             return;
         }
         // What something is wrong with is the better test.

@@ -168,7 +168,7 @@ async fn said(node: &Node, lines: u64) -> Result<()> {
 
 async fn torture(story: &mut Story, asked: &Asked) -> Result<()> {
     let deadline = Deadline::after(60 * asked.minutes);
-    let shop = story.open_shop(&["2"]).await?;
+    let shop = story.open_shop(&["1", "2"]).await?;
     let recording = match &asked.recording {
         Some(folder) => Recording::open(folder)?,
         None => record(story, &shop, Life::Long).await?,
