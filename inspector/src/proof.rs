@@ -75,9 +75,8 @@ fn prove_slot(
     };
     // One block that has rotten is something else than an image of which a part was written.
     let more = match source {
-        VerifyError::Data { block, .. } => {
-            VerifiedTree::open(hashes, area, root_hash).map_or(0, |tree| later(&root, &tree, block))
-        }
+        VerifyError::Data { block, .. } => VerifiedTree::open(hashes, area, root_hash)
+            .map_or(u64::MAX, |tree| later(&root, &tree, block)),
         VerifyError::ReadData { .. } | VerifyError::Tree(_) => 0,
     };
     Err(match more {

@@ -18,7 +18,7 @@ use crate::derive;
 use crate::history::{self, Happened, HistoryLine};
 use crate::journal;
 use crate::kernels::{self, Ground};
-use crate::machine::{Blame, Effect, Note, Report, Stopped};
+use crate::machine::{Blame, Effect, Note, Report, Seen, Stopped};
 use crate::meter::Meter;
 use crate::names::ErrorName;
 use crate::node::{Node, Way};
@@ -33,7 +33,7 @@ use crate::records::{
     self, Barred, Departure, GateVerdict, LastGood, RecordError, Rollback, Trial,
 };
 use crate::refusal::{Chain, Failure};
-use crate::scrub::mend::{MendError, Mender};
+use crate::scrub::mend::{Mended, Mender};
 use crate::stage::Bench;
 use crate::stage_error::StageError;
 use crate::totals;
@@ -265,7 +265,8 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
                 version,
                 root_hash,
                 blocks,
-            } => self.mend((*slot, version, *root_hash), blocks, order),
+                seen,
+            } => self.mend((*slot, version, *root_hash), (blocks, *seen), order),
 
             Effect::Demote { entry } => rename(device, entry, &entry.last_resort()),
             Effect::Bless { entry } => {
@@ -348,7 +349,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
     fn mend(
         &mut self,
         (slot, version, root_hash): (Slot, &Version, RootHash),
-        blocks: &[u64],
+        (blocks, seen): (&[u64], Seen),
         order: &Order,
     ) -> Result<(), Stopped> {
         let mut mender = Mender {
@@ -360,6 +361,7 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
             version,
             root_hash,
         };
+        let mended = mender.mend(blocks).map_err(|_| Stopped::Asked)?;
         let history = records::recall_history(&self.device).into_iter();
         let is_about_it = |line: &HistoryLine| {
             let is_meant = matches!(line.event, Happened::Mended | Happened::Rotten);
@@ -367,35 +369,22 @@ impl<D: Device, N: Network, C: Clock> Hands<D, N, C> {
         };
         let last = history.rev().find(is_about_it);
         let told = last.filter(|line| line.event == Happened::Rotten);
-        // It is tried every few hours, and the history has an end: of the same rot it has one line,
-        // whatever keeps it from being mended this time. It may have the beginning of a long one.
-        let is_told = |gist: &str| {
-            let message = told.as_ref().map(|line| line.message.as_str());
-            message.is_some_and(|it| it.starts_with(gist) || gist.starts_with(it))
+        let is_told = |mended: &Mended| told.as_ref().is_some_and(|line| mended.is_told_by(line));
+        let event = match mended.event() {
+            // It is tried every few hours, and the history has an end: of the same rot it has one line.
+            Some(Happened::Rotten) if is_told(&mended) => None,
+            // Somebody else has mended it, or the disk has thought better of it.
+            None if seen == Seen::All && mended.is_whole() && told.is_some() => {
+                Some(Happened::Mended)
+            }
+            event => event,
         };
-        let (event, message, failure) = match mender.mend(blocks) {
-            Ok(mended) if mended.was_sound() && told.is_none() => return Ok(()),
-            Ok(mended) if mended.was_sound() => {
-                let message = "what was rotten is sound again".to_owned();
-                (Some(Happened::Mended), message, None)
-            }
-            Ok(mended) => {
-                let message = mended.describe();
-                let event = mended.event();
-                let is_old = event == Some(Happened::Rotten) && is_told(&mended.gist());
-                let failure = (!mended.is_whole()).then(|| Failure {
-                    name: ErrorName::ReadBackMismatch,
-                    message: message.clone(),
-                });
-                (event.filter(|_| !is_old), message, failure)
-            }
-            Err(MendError::Stopped) => return Err(Stopped::Asked),
-            Err(error) => {
-                let failure = Failure::new(ErrorName::ReadBackMismatch, &error);
-                let event = (!is_told(&error.to_string())).then_some(Happened::Rotten);
-                (event, failure.message.clone(), Some(failure))
-            }
-        };
+        let message = Some(mended.describe()).filter(|message| !message.is_empty());
+        let message = message.unwrap_or_else(|| "what was rotten is sound again".to_owned());
+        let failure = (!mended.is_whole()).then(|| Failure {
+            name: ErrorName::ReadBackMismatch,
+            message: message.clone(),
+        });
         let noted = match event {
             Some(event) => self.remember(
                 &Note {

@@ -45,6 +45,12 @@ pub struct HistoryLine {
 }
 
 impl HistoryLine {
+    /// Returns whether the message may have been cut.
+    pub(crate) const fn is_cut(&self) -> bool {
+        // Whole characters of at most four bytes are left.
+        self.message.len() + 3 >= MESSAGE_BYTES
+    }
+
     /// Of what a node tries by itself each hour, and what fails each time in the same way, only the
     /// last is kept: in a week it would push out all that is worth keeping.
     fn repeats(&self, newest: &Self) -> bool {

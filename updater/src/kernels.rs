@@ -33,33 +33,37 @@ pub(crate) enum Ground {
     Reading,
 }
 
-/// What is known of a digest that a kernel image was found to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// It is the right one.
-    Right(Ground),
-    /// It should be another one.
-    Wrong,
-    /// Nothing.
-    Unknown,
+/// What is known of a kernel image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Expected {
+    sha256: String,
+    pub(crate) ground: Ground,
 }
 
-/// Tells whether a kernel image of the digest `sha256` is the one that belongs to a root hash.
+impl Expected {
+    /// Returns whether a kernel image of this digest is the one.
+    pub(crate) fn is(&self, sha256: &Digest) -> bool {
+        self.sha256 == sha256.to_string()
+    }
+}
+
+/// Returns what is known of the kernel image that belongs to a root hash.
 ///
 /// # Errors
 /// The record cannot be read. One that is damaged knows nothing.
-pub(crate) fn standing(
+pub(crate) fn of(
     records: &impl Records,
     root_hash: &RootHash,
-    sha256: &Digest,
-) -> Result<Standing, RecordError> {
+) -> Result<Option<Expected>, RecordError> {
     let mut known = read(records)?.into_iter();
-    Ok(match known.find(|it| it.root_hash == *root_hash) {
-        None => Standing::Unknown,
-        Some(it) if it.sha256 != sha256.to_string() => Standing::Wrong,
-        Some(Known { proven: true, .. }) => Standing::Right(Ground::Release),
-        Some(_) => Standing::Right(Ground::Reading),
-    })
+    let known = known.find(|it| it.root_hash == *root_hash);
+    Ok(known.map(|it| Expected {
+        sha256: it.sha256,
+        ground: match it.proven {
+            true => Ground::Release,
+            false => Ground::Reading,
+        },
+    }))
 }
 
 /// Writes down what a kernel image should be. A disk that takes no record only loses the

@@ -53,7 +53,7 @@ pub(crate) use self::orders::blessed;
 use self::orders::{bless, clear_stage, condemn, note_unresolved, rearm, stage};
 pub(crate) use self::watch::{end_watch, keep_watch, record_good, tell_departure};
 pub use self::words::{
-    Complaint, Event, Going, Holder, Job, Outcome, Purpose, Report, Request, STATES, State,
+    Complaint, Event, Going, Holder, Job, Outcome, Purpose, Report, Request, STATES, Seen, State,
     Stopped, Target,
 };
 use crate::admit::{self, Admitted, Ask, Force};
@@ -263,7 +263,11 @@ fn answer_good(node: Box<Node>, request: Request) -> Answer {
         },
         Request::MarkBad(_) => refuse(rest(node), Refused::NotInTrial),
         Request::Forgive { root_hash } => forgive(node, root_hash),
-        Request::Mend { root_hash, blocks } => mend(node, root_hash, blocks),
+        Request::Mend {
+            root_hash,
+            blocks,
+            seen,
+        } => mend(node, root_hash, (blocks, seen)),
     }
 }
 
@@ -410,7 +414,7 @@ fn forgive(node: Box<Node>, root_hash: RootHash) -> Answer {
 }
 
 /// It is the repository that is asked, for what the other slot does not have.
-fn mend(node: Box<Node>, root_hash: RootHash, blocks: Vec<u64>) -> Answer {
+fn mend(node: Box<Node>, root_hash: RootHash, (blocks, seen): (Vec<u64>, Seen)) -> Answer {
     // What was read may have been replaced since.
     let Some((slot, version)) = node.startable(&root_hash) else {
         let why = format!("no slot holds an image {root_hash} that could start");
@@ -421,6 +425,7 @@ fn mend(node: Box<Node>, root_hash: RootHash, blocks: Vec<u64>) -> Answer {
         version: version.clone(),
         root_hash,
         blocks,
+        seen,
     };
     let checking = State::Checking {
         node,

@@ -20,7 +20,7 @@ use verity::Match;
 
 use self::kept::Keeper;
 use crate::fetch::Missing;
-use crate::kernels::{self, Standing};
+use crate::kernels;
 use crate::meter::Meter;
 use crate::plan::{Alternative, Method, PlanPart, WhyNot, choose};
 use crate::ports::{
@@ -249,11 +249,11 @@ impl<D: Slots + BootControl + Pace, N: Fetch> Bench<'_, D, N> {
     {
         let read = self.read_kernel(entry)?;
         let (_, sha256) = read.map_err(esp("read the kernel image of the other slot"))?;
-        match kernels::standing(self.device, root_hash, &sha256) {
-            Ok(Standing::Wrong) => Err(StageError::KernelRotten {
+        match kernels::of(self.device, root_hash) {
+            Ok(Some(expected)) if !expected.is(&sha256) => Err(StageError::KernelRotten {
                 version: entry.version.clone(),
             }),
-            Ok(Standing::Right(_) | Standing::Unknown) => Ok(()),
+            Ok(Some(_) | None) => Ok(()),
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "nothing is known of the kernel image");
                 Ok(())

@@ -106,6 +106,12 @@ pub(crate) fn run(checkout: &Checkout, runner: &Runner, asked: &Torture) -> Resu
             Err(error) => failed.push(format!("{name}: {error:#}")),
         }
     }
+    // The last part has not printed them if it has failed early; twice is better than never.
+    if !failed.is_empty()
+        && let Ok(rows) = fs::read_to_string(&table)
+    {
+        write!(io::stdout(), "{rows}").context("cannot print")?;
+    }
     ensure!(
         failed.is_empty(),
         "--seed {seed} has failed in:\n  {}",

@@ -100,15 +100,16 @@ impl Judge {
         let of_esp = medium.print(&layout.esp.range());
         let [a, b] = [Some(&layout.slot_a), layout.slot_b.as_ref()]
             .map(|slot| slot.map_or(0, |slot| combine(&slot_prints(medium, slot))));
-        let known = expected.proven.iter().chain(expected.rotten.keys());
-        let known = known.fold(0, |sum, hash| {
-            combine(&[
-                sum,
-                hash.bytes()
-                    .fold(0, |sum, byte| combine(&[sum, byte.into()])),
-            ])
-        });
-        let key = combine(&[of_table, of_esp, a, b, known]);
+        let words = |sum, word: &String| {
+            let of_word = word
+                .bytes()
+                .fold(0, |sum, byte| combine(&[sum, byte.into()]));
+            combine(&[sum, of_word])
+        };
+        let proven = expected.proven.iter().fold(0, words);
+        let rotten = expected.rotten.iter();
+        let rotten = rotten.fold(0, |sum, (hash, fault)| words(words(sum, hash), fault));
+        let key = combine(&[of_table, of_esp, a, b, proven, rotten]);
         if let Some(judgement) = self.verdicts.get(&key) {
             return Arc::clone(judgement);
         }
@@ -194,7 +195,7 @@ fn judge_boot(verdict: &Verdict, esp: &Esp, check: &FatCheck, expected: &Expecte
             .bootable
             .iter()
             .filter(|other| other.root_hash != it.root_hash);
-        !others.any(|other| by_right(&other) && is_whole(other) && is_proven(other))
+        !others.any(|other| by_right(&other) && other.fault.is_none() && is_proven(other))
     };
     for it in &verdict.bootable {
         let root_hash = it.root_hash.map(|root_hash| root_hash.to_string());

@@ -327,6 +327,8 @@ impl MountedEsp<'_> {
             if offset.saturating_add(len) > end {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+        }
+        for (offset, bytes) in sound.iter() {
             file.write_all_at(bytes, offset)?;
         }
         file.sync_all()?;

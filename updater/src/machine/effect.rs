@@ -1,7 +1,7 @@
 use partition_layout::{BootEntry, RootHash, Slot, Version};
 use release::Release;
 
-use super::words::{Complaint, Outcome};
+use super::words::{Complaint, Outcome, Seen};
 use crate::names::ErrorName;
 use crate::node::Way;
 use crate::ports::{DiskQueue, Restart};
@@ -106,6 +106,7 @@ pub enum Effect {
         version: Version,
         root_hash: RootHash,
         blocks: Vec<u64>,
+        seen: Seen,
     },
 
     // for the hands: verdicts

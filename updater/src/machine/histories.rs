@@ -179,6 +179,7 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => prop_oneof![Just(hash(1)), Just(hash(2))].prop_map(|root_hash| Request::Mend {
             root_hash,
             blocks: vec![7],
+            seen: Seen::Part,
         }),
     ]
 }

@@ -142,7 +142,16 @@ pub enum Request {
         /// Of which image: what either slot holds.
         root_hash: RootHash,
         blocks: Vec<u64>,
+        seen: Seen,
     },
+}
+
+/// How much of an image was read before its blocks are to be mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// From the first block to the last: what is not among them is sound.
+    All,
+    Part,
 }
 
 /// Why a trial is to end badly.

@@ -12,7 +12,7 @@ use super::mend::OnMedium;
 use super::proven::Prover;
 use super::{CHUNK_BLOCKS, Reading, ScrubError, read_through};
 use crate::driver::{Accepted, Handle};
-use crate::machine::{Outcome, Request};
+use crate::machine::{Outcome, Request, Seen};
 use crate::node::Standing;
 use crate::ports::{Clock, DiskQueue, Pace, Part, Record, Records, Slots, Stop, Stopped, Stopper};
 use crate::records;
@@ -265,7 +265,11 @@ where
                 return;
             }
         };
-        let now = match (self.mend(&reading).await, reach) {
+        let seen = match reach {
+            Reach::End => Seen::All,
+            Reach::RottenTree => Seen::Part,
+        };
+        let now = match (self.mend(&reading, seen).await, reach) {
             (Mended::Yes, Reach::End) => reading.clone().mended(),
             // Only now can the rest be judged.
             (Mended::Yes, Reach::RottenTree) => {
@@ -292,7 +296,7 @@ where
             reading.root_hash == root_hash && is_over && is_left
         });
         if let Some(reading) = left
-            && self.mend(&reading).await == Mended::Yes
+            && self.mend(&reading, Seen::Part).await == Mended::Yes
         {
             let after = move |keeper: &Self| match reading.rotten.is_empty() {
                 true => keeper.note(whose, &reading.mended()),
@@ -312,10 +316,11 @@ where
         Some((slot, root_hash))
     }
 
-    async fn mend(&self, reading: &Reading) -> Mended {
+    async fn mend(&self, reading: &Reading, seen: Seen) -> Mended {
         let mend = Request::Mend {
             root_hash: reading.root_hash,
             blocks: reading.rotten.clone(),
+            seen,
         };
         match self.handle.request(mend).await {
             Ok(Accepted::Job(mut job)) => {
@@ -482,7 +487,7 @@ fn tell(slot: Slot, reading: &Reading) {
 /// another clock.
 fn is_due(reading: Option<&Reading>, every: Duration, now: Timestamp) -> bool {
     let Some(reading) = reading else { return true };
-    if reading.next < reading.blocks {
+    if reading.blocks == 0 || reading.next < reading.blocks {
         return true;
     }
     let Some(finished) = reading.finished else {
@@ -528,8 +533,13 @@ mod tests {
             finished,
             ..Reading::anew(RootHash::new([1; 32]), None)
         };
+        let never_opened = Reading {
+            blocks: 0,
+            ..reading(0, Some(at(1_999_999_000)))
+        };
         for (reading, due) in [
             (None, true),
+            (Some(never_opened), true),
             (Some(reading(10, Some(at(1_999_999_000)))), false),
             (Some(reading(3, Some(at(1_999_999_000)))), true),
             (Some(reading(10, Some(at(1_999_000_000)))), true),

@@ -11,9 +11,11 @@ use release::limits::BLOCK_SIZE;
 use release::{Blob, Digest};
 use sha2::{Digest as _, Sha256};
 
-use super::mend::{MendError, Mender};
-use crate::kernels::{self, Ground, Standing};
-use crate::ports::{BootControl, Fetch, FetchError, Pace, Records, Releases, Slots, Verdict};
+use super::mend::Mender;
+use crate::kernels::{self, Ground};
+use crate::ports::{
+    BootControl, Fetch, FetchError, Pace, Records, Releases, Slots, Stopped, Verdict,
+};
 use crate::refusal::Chain;
 use crate::stage::{Bench, block_size, digest, len};
 use crate::uki::unreadable;
@@ -52,48 +54,51 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
     /// Mends the image's kernel image, if it is not what it should be. One that is not there is no
     /// affair of the mender's.
     ///
-    /// Only what has changed here is written over. One that never was what its release says, as far as
-    /// is known, starts all the same: in parts, as a power cut would leave it, it would not.
-    pub(super) fn mend_kernel(&mut self) -> Result<KernelFate, MendError> {
-        let root_hash = self.root_hash;
-        let version = self.version;
+    /// Only what is known to have been what its release says is written over. Another one, of
+    /// another build perhaps, starts all the same: half of each, as a power cut would leave it, would not.
+    pub(super) fn mend_kernel(&mut self) -> Result<KernelFate, Stopped> {
+        let (version, root_hash) = (self.version, self.root_hash);
         let entry = match self.bench().entry_of(version) {
             Ok(Some(entry)) => entry,
             Ok(None) => return Ok(KernelFate::Sound),
             Err(error) => return Ok(unknown(&error)),
         };
-        let found = self.read_kernel(&entry)?;
-        let standing = match &found {
-            Some((_, sha256)) => match kernels::standing(self.device, &root_hash, sha256) {
-                Ok(standing) => standing,
-                Err(error) => return Ok(unknown(&error)),
-            },
-            // It cannot be read.
-            None => Standing::Wrong,
+        let expected = match kernels::of(self.device, &root_hash) {
+            Ok(expected) => expected,
+            Err(error) => return Ok(unknown(&error)),
         };
-        if let (Standing::Right(Ground::Release), Some((_, sha256))) = (standing, found) {
+        // Twice, if need be: what was a passing fault is none.
+        let found = match self.read_kernel(&entry)? {
+            None => self.read_kernel(&entry)?,
+            found @ Some(_) => found,
+        };
+        let is_expected = |sha256: &Digest| expected.as_ref().is_none_or(|it| it.is(sha256));
+        let unchanged = found.filter(|(_, sha256)| is_expected(sha256));
+        let ground = expected.as_ref().map(|it| it.ground);
+        if let (Some((_, sha256)), Some(Ground::Release)) = (unchanged, ground) {
             kernels::learn(self.device, root_hash, sha256, Ground::Release);
             return Ok(KernelFate::Sound);
         }
-        let blob = match (self.release()?, found) {
+        let blob = match (self.release()?, unchanged) {
             (Ok(release), _) => release.blobs.uki,
-            (Err(_), Some((_, sha256))) if standing != Standing::Wrong => {
+            (Err(_), Some((_, sha256))) => {
                 kernels::learn(self.device, root_hash, sha256, Ground::Reading);
                 return Ok(KernelFate::Sound);
             }
-            (Err(why), _) => {
+            (Err(why), None) => {
                 let why = format!("nobody says what it should be: {why}");
                 return Ok(KernelFate::Rotten { why });
             }
         };
+        let was_right = expected.is_some_and(|it| it.is(&blob.sha256));
         let fate = match found {
             Some((_, sha256)) if sha256 == blob.sha256 => KernelFate::Sound,
             Some((size, _)) if size != blob.size => {
                 let why = format!("it has {size} bytes, the release says {}", blob.size);
                 KernelFate::Rotten { why }
             }
-            Some(_) if standing != Standing::Wrong => {
-                let why = "it is not the one that its release names, and was not when it was first read; staging a release replaces it";
+            Some(_) | None if !was_right => {
+                let why = "it is not what its release says, and is not known to have ever been";
                 KernelFate::Rotten { why: why.into() }
             }
             Some(_) | None => self.put_right(&entry, &blob)?,
@@ -104,11 +109,11 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
         Ok(fate)
     }
 
-    fn put_right(&mut self, entry: &BootEntry, blob: &Blob) -> Result<KernelFate, MendError> {
+    fn put_right(&mut self, entry: &BootEntry, blob: &Blob) -> Result<KernelFate, Stopped> {
         let rotten = |why: String| Ok(KernelFate::Rotten { why });
         let sound = match self.fetch_kernel_blocks(entry, blob) {
             Ok(sound) => sound,
-            Err(FetchError::Stopped) if self.stop.is_set() => return Err(MendError::Stopped),
+            Err(FetchError::Stopped) if self.stop.is_set() => return Err(Stopped),
             Err(FetchError::Stopped) => {
                 return rotten(format!("more than {MOST} of its blocks are"));
             }
@@ -123,7 +128,10 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
         if self.read_kernel(entry)? != Some((blob.size, blob.sha256)) {
             return rotten("it does not keep what is written to it".to_owned());
         }
-        Ok(KernelFate::Mended(blocks))
+        Ok(match blocks {
+            0 => KernelFate::Sound,
+            blocks => KernelFate::Mended(blocks),
+        })
     }
 
     /// Fetches the whole, and returns what of it is not on the medium.
@@ -159,9 +167,9 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
     }
 
     /// Returns its size and digest, `None` if it cannot be read.
-    fn read_kernel(&mut self, entry: &BootEntry) -> Result<Option<(u64, Digest)>, MendError> {
+    fn read_kernel(&mut self, entry: &BootEntry) -> Result<Option<(u64, Digest)>, Stopped> {
         let read = self.bench().read_kernel(entry);
-        let read = read.map_err(|_| MendError::Stopped)?;
+        let read = read.map_err(|_| Stopped)?;
         Ok(read.inspect_err(unreadable).ok())
     }
 

@@ -15,10 +15,11 @@ use verity::{ReadAt, TreeError};
 use super::kernel::KernelFate;
 use super::proven::{OpenProverError, Proven, Prover};
 use super::{block_len, erofs, read_block};
+use crate::history::HistoryLine;
 use crate::meter::Meter;
 use crate::ports::{
     BootControl, Fetch, FetchError, Pace, Part, Records, Releases, ReleasesError, Slots, Stop,
-    Verdict,
+    Stopped, Verdict,
 };
 use crate::records::Happened;
 use crate::refusal::Chain;
@@ -53,16 +54,16 @@ pub struct Mended {
     pub tree_fetched: u64,
     /// The kernel image.
     pub kernel: KernelFate,
+    /// Why blocks could not be put in order at all.
+    pub stuck: Option<String>,
     /// Why the repository could not help, if it was asked.
     pub why_not: Option<String>,
 }
 
-/// Whether it is said why something could not be helped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reasons {
-    Told,
-    Left,
-}
+/// How many blocks are told by their names.
+const NAMED: usize = 8;
+/// How the history says it.
+const ROTTEN_KERNEL: &str = "the kernel image is rotten";
 
 /// Why rotten blocks cannot be mended.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +86,12 @@ pub enum MendError {
     Stopped,
 }
 
+impl From<Stopped> for MendError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
 /// A partition of a slot, read from the medium.
 #[derive(Debug)]
 pub(crate) struct OnMedium<'a, D> {
@@ -104,12 +111,15 @@ impl<D: Slots + BootControl + Pace + Records, N: Fetch + Releases> Mender<'_, D,
     /// mended has reached the medium, and was read back from it.
     ///
     /// # Errors
-    /// The tree is rotten itself, the disk takes no block, or it was asked to stop.
-    /// That a block is to be had from nowhere is no error.
-    pub fn mend(&mut self, blocks: &[u64]) -> Result<Mended, MendError> {
+    /// It was asked to stop. Whatever else keeps it from mending is told, and no error.
+    pub fn mend(&mut self, blocks: &[u64]) -> Result<Mended, Stopped> {
         let mut mended = Mended::default();
         if !blocks.is_empty() {
-            self.mend_image(blocks, &mut mended)?;
+            match self.mend_image(blocks, &mut mended) {
+                Ok(()) => {}
+                Err(MendError::Stopped) => return Err(Stopped),
+                Err(error) => mended.stuck = Some(Chain(&error).to_string()),
+            }
         }
         mended.kernel = self.mend_kernel()?;
         Ok(mended)
@@ -265,14 +275,14 @@ impl<D: Slots + Pace, N: Fetch + Releases> Mender<'_, D, N> {
     }
 
     /// The same; the inner error says why it cannot be known.
-    pub(super) fn release(&mut self) -> Result<Result<Release, String>, MendError> {
+    pub(super) fn release(&mut self) -> Result<Result<Release, String>, Stopped> {
         match self.network.release(Some(self.version), self.stop) {
             Ok(release) if release.root_hash == self.root_hash => Ok(Ok(release)),
             Ok(_) => Ok(Err(format!(
                 "its release {} is another image",
                 self.version
             ))),
-            Err(ReleasesError::Stopped) => Err(MendError::Stopped),
+            Err(ReleasesError::Stopped) => Err(Stopped),
             Err(error) => Ok(Err(Chain(&error).to_string())),
         }
     }
@@ -333,13 +343,13 @@ impl Mended {
     /// Returns whether nothing is rotten any more, as far as anybody could tell of all of it.
     pub fn is_whole(&self) -> bool {
         let is_known = matches!(self.kernel, KernelFate::Sound | KernelFate::Mended(_));
-        self.lost.is_empty() && is_known
+        self.lost.is_empty() && self.stuck.is_none() && is_known
     }
 
     /// Returns what is to be told of it, if anything is.
     pub fn event(&self) -> Option<Happened> {
         let is_rotten = matches!(self.kernel, KernelFate::Rotten { .. });
-        if !self.lost.is_empty() || is_rotten {
+        if !self.lost.is_empty() || self.stuck.is_some() || is_rotten {
             return Some(Happened::Rotten);
         }
         let blocks = self.from_other.len() + self.from_repository.len();
@@ -348,23 +358,45 @@ impl Mended {
         (blocks > 0 || is_tree || is_kernel).then_some(Happened::Mended)
     }
 
-    /// Returns whether nothing was rotten, and all of it could be looked at.
-    pub fn was_sound(&self) -> bool {
-        *self == Self::default()
+    /// Returns whether an earlier line says of all that is rotten that it is. Why nobody could mend
+    /// it may be another reason each time.
+    pub fn is_told_by(&self, line: &HistoryLine) -> bool {
+        let told = line.message.as_str();
+        let is_named = |block: &u64| {
+            let name = format!("block {block}");
+            let mut ends = told.match_indices(&name).map(|(at, _)| at + name.len());
+            ends.any(|end| {
+                told.get(end..)
+                    .is_some_and(|rest| rest.starts_with([' ', ',']))
+            })
+        };
+        let is_kernel_told = match &self.kernel {
+            KernelFate::Rotten { .. } => told.contains(ROTTEN_KERNEL),
+            KernelFate::Sound | KernelFate::Mended(_) | KernelFate::Unknown { .. } => true,
+        };
+        let is_image_told = match &self.stuck {
+            Some(_) => told.contains("block"),
+            // Of a long one the history has the beginning.
+            None => line.is_cut() || self.lost.iter().take(NAMED).all(is_named),
+        };
+        is_kernel_told && is_image_told
     }
 
-    /// Says what became of them, for people.
+    /// Says what became of them, for people. Of what was sound there is nothing to say.
     pub fn describe(&self) -> String {
-        self.say(Reasons::Told)
-    }
-
-    /// The same without why it could not be helped, which may change from one hour to the next.
-    pub fn gist(&self) -> String {
-        self.say(Reasons::Left)
-    }
-
-    fn say(&self, reasons: Reasons) -> String {
         let mut parts = Vec::new();
+        match &self.kernel {
+            KernelFate::Sound => {}
+            KernelFate::Mended(blocks) => {
+                parts.push(format!(
+                    "blocks of the kernel image mended from the repository: {blocks}"
+                ));
+            }
+            KernelFate::Rotten { why } => parts.push(format!("{ROTTEN_KERNEL}: {why}")),
+            KernelFate::Unknown { why } => {
+                parts.push(format!("nobody can tell what the kernel image is: {why}"));
+            }
+        }
         for (count, fate) in [
             (self.tree_rebuilt, "made again from what they are about"),
             (self.tree_fetched, "mended from the repository"),
@@ -382,29 +414,16 @@ impl Mended {
                 parts.push(format!("{} {fate}", self.names(blocks)));
             }
         }
-        match &self.kernel {
-            KernelFate::Sound => {}
-            KernelFate::Mended(blocks) => {
-                parts.push(format!(
-                    "blocks of the kernel image mended from the repository: {blocks}"
-                ));
-            }
-            KernelFate::Rotten { why } => parts.push(match reasons {
-                Reasons::Told => format!("the kernel image is rotten: {why}"),
-                Reasons::Left => "the kernel image is rotten".to_owned(),
-            }),
-            KernelFate::Unknown { why } => {
-                parts.push(format!("nobody can tell what the kernel image is: {why}"));
-            }
-        }
-        if let (Some(why), Reasons::Told) = (&self.why_not, reasons) {
-            parts.push(format!("the repository: {why}"));
-        }
+        parts.extend(self.stuck.clone());
+        parts.extend(
+            self.why_not
+                .as_ref()
+                .map(|why| format!("the repository: {why}")),
+        );
         parts.join("; ")
     }
 
     fn names(&self, blocks: &[u64]) -> String {
-        const NAMED: usize = 8;
         let name = |block: &u64| match self.files.get(block) {
             Some(file) => format!("block {block} ({file})"),
             None => format!("block {block}"),

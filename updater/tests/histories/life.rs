@@ -8,7 +8,7 @@ use partition_layout::RootHash;
 use release::Release;
 use updater::driver::{Accepted, JobWish, RequestError};
 use updater::job::Job;
-use updater::machine::{Outcome, Request};
+use updater::machine::{Outcome, Request, Seen};
 use updater::policy::Automatic;
 use updater::ports::{Part, Record};
 use updater::pstore::DumpFile;
@@ -471,7 +471,13 @@ impl Life {
         };
         self.rotten = Some((place, bytes));
         let blocks = vec![number];
-        let mended = daemon.begin(Request::Mend { root_hash, blocks }).await;
+        let mended = daemon
+            .begin(Request::Mend {
+                root_hash,
+                blocks,
+                seen: Seen::Part,
+            })
+            .await;
         let Ok(mut job) = mended else {
             self.put_right();
             return Ok(());

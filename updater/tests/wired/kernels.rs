@@ -72,7 +72,6 @@ async fn a_kernel_image_that_came_with_the_disk_is_believed_until_somebody_says_
     let daemon = stand.daemon().await;
     let sound = stand.node.kernel(KERNEL);
     stand.node.rot_kernel(KERNEL, 5);
-    let found = stand.node.kernel(KERNEL);
     stand.repository.lie(Lie::Gone);
     read(&stand.node, &daemon).await;
     assert_eq!(last_event(&daemon), None);
@@ -80,12 +79,19 @@ async fn a_kernel_image_that_came_with_the_disk_is_believed_until_somebody_says_
     // It starts: nobody writes over it what may be quite another one.
     stand.repository.lie(Lie::None);
     let lines = || daemon.handle.view().node.history.len();
-    for _ in 0..2 {
+    for changed in [false, true] {
+        if changed {
+            stand.node.rot_kernel(KERNEL, 9);
+        }
+        let found = stand.node.kernel(KERNEL);
         read(&stand.node, &daemon).await;
         assert!(stand.node.kernel(KERNEL) == found);
         let (event, message) = last_event(&daemon).unwrap();
         assert_eq!((event, lines()), ("rotten", 1), "{message}");
-        assert!(message.contains("when it was first read"), "{message}");
+        assert!(
+            message.contains("is not known to have ever been"),
+            "{message}"
+        );
     }
 
     // Somebody has put the right one there: that is known now, also without a network.
@@ -300,5 +306,36 @@ async fn a_spare_slot_of_the_booted_slots_version_has_no_kernel_image_of_its_own
     read(&node, &daemon).await;
     assert!(node.kernel(KERNEL) == booted.1.uki, "it starts what it did");
     assert_eq!(last_event(&daemon), None);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_block_of_the_image_keeps_no_kernel_image_from_being_mended() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    let sound = stand.node.kernel(KERNEL);
+    read(&stand.node, &daemon).await;
+    stand.node.rot(Slot::A, 5 * 4096);
+    stand.node.rot_kernel(KERNEL, 5);
+    stand.node.refuse(&["mend"]);
+    read(&stand.node, &daemon).await;
+    assert!(stand.node.kernel(KERNEL) == sound, "it is as it was");
+    let (event, message) = last_event(&daemon).unwrap();
+    assert_eq!(event, "rotten", "{message}");
+    assert!(message.contains("cannot mend block 5"), "{message}");
+
+    // The same rot for other reasons is told once.
+    let lines = || daemon.handle.view().node.history.len();
+    for lie in [Lie::Gone, Lie::None, Lie::Gone] {
+        stand.repository.lie(lie);
+        read(&stand.node, &daemon).await;
+    }
+    assert!(lines() <= 2, "{}", lines());
+    let before = lines();
+    for lie in [Lie::None, Lie::Gone] {
+        stand.repository.lie(lie);
+        read(&stand.node, &daemon).await;
+    }
+    assert_eq!(lines(), before);
     daemon.stop().await;
 }

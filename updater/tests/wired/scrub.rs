@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use partition_layout::Slot;
-use updater::machine::{Outcome, Request};
+use updater::machine::{Outcome, Request, Seen};
 use updater::names::ErrorName;
 use updater::ports::{Part, Record};
 use updater::scrub::keeper::Keeper;
@@ -269,6 +269,7 @@ async fn an_io_error_while_mending_is_told_and_the_next_reading_mends() {
     let mend = || Request::Mend {
         root_hash,
         blocks: vec![5],
+        seen: Seen::Part,
     };
     let failure = failed(daemon.run(mend()).await);
     assert_eq!(failure, ErrorName::ReadBackMismatch);
@@ -373,4 +374,31 @@ async fn a_reading_of_the_spare_slot_ends_when_another_release_takes_its_place()
         assert_eq!(last_event(&daemon).unwrap().0, "staged");
         daemon.stop().await;
     }
+}
+
+#[tokio::test]
+async fn that_an_image_is_sound_again_is_told_when_all_of_it_was_read_and_a_second_rot_anew() {
+    let stand = Stand::new();
+    stand.repository.lie(Lie::Gone);
+    let daemon = stand.daemon().await;
+    let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
+    let keeper = Arc::new(keeper);
+    let events = || {
+        let history = daemon.handle.view().node.history.clone();
+        let events = history.iter().map(|line| line.event.as_str());
+        events.collect::<Vec<_>>()
+    };
+    stand.node.rot(Slot::A, 5 * BLOCK);
+    keeper.clone().read_and_mend_both().await;
+    assert_eq!(events(), ["rotten"]);
+    // The disk has thought better of it, for the moment.
+    stand.node.rot(Slot::A, 5 * BLOCK);
+    keeper.clone().mend_both_again().await;
+    assert_eq!(events(), ["rotten"]);
+    keeper.clone().read_and_mend_both().await;
+    assert_eq!(events(), ["rotten", "mended"]);
+    stand.node.rot(Slot::A, 5 * BLOCK);
+    keeper.read_and_mend_both().await;
+    assert_eq!(events(), ["rotten", "mended", "rotten"]);
+    daemon.stop().await;
 }
