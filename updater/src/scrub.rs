@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod mend;
 pub mod proven;
 mod tree;
+mod turn;
 
 use std::io;
 
