@@ -9,14 +9,16 @@ use qemu_tests::bus::{Bus, StageOptions};
 use qemu_tests::deadline::{Deadline, Look};
 use qemu_tests::fixtures::Image;
 use qemu_tests::harm::SpareSuperblocks;
-use qemu_tests::node::{BOOT_SECONDS, Node, RESET_SECONDS};
+use qemu_tests::node::{BOOT_SECONDS, Node};
 use qemu_tests::outside::OutsideDisk;
 use qemu_tests::probe::Request;
 use qemu_tests::room::VAR_FILLER;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{expect_disk, expect_slots, tell};
 
-use crate::tale::{armed, at_rest, expect_disarmed, expect_failure, good, stage, stage_well};
+use crate::tale::{
+    armed, at_rest, expect_disarmed, expect_failure, good, restarted, stage, stage_well,
+};
 
 const REMEMBERED: &str = "/var/lib/story";
 
@@ -60,12 +62,7 @@ async fn read_only(node: &Node, bus: Bus, one: &Image) -> Result<Bus> {
     let report = stage(&bus, StageOptions::default()).await?;
     expect_failure(&report, "RecordFailed", &["Read-only file system"])?;
     expect_disarmed(node, &bus, one).await?;
-    let mark = node.qmp().mark();
-    bus.reboot().await?;
-    node.reset(mark, RESET_SECONDS).await?;
-    let bus = node.bus().await?;
-    at_rest(&bus).await?;
-    Ok(bus)
+    restarted(node, &bus).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,11 +9,13 @@ use partition_layout::Slot;
 use qemu_tests::bus::{Bus, JobReport, StageOptions};
 use qemu_tests::faults::{Access, Faults, Then, spread};
 use qemu_tests::fixtures::Image;
-use qemu_tests::node::{Node, RESET_SECONDS};
+use qemu_tests::node::Node;
 use qemu_tests::smbios::Handed;
 use qemu_tests::story::{Story, expect_disk, expect_slots, tell};
 
-use crate::tale::{armed, at_rest, expect_disarmed, expect_failure, good, stage, stage_well};
+use crate::tale::{
+    armed, at_rest, expect_disarmed, expect_failure, good, restarted, stage, stage_well,
+};
 
 /// Where in an image a block is that a fault is at, in percent.
 const MIDDLE: u64 = 60;
@@ -86,12 +88,7 @@ async fn without_var(node: &Node, bus: Bus, one: &Image) -> Result<Bus> {
     let report = stage(&bus, StageOptions::default()).await?;
     expect_failure(&report, "RecordFailed", &[WHY])?;
     expect_disarmed(node, &bus, one).await?;
-    let mark = node.qmp().mark();
-    bus.reboot().await?;
-    node.reset(mark, RESET_SECONDS).await?;
-    let bus = node.bus().await?;
-    at_rest(&bus).await?;
-    Ok(bus)
+    restarted(node, &bus).await
 }
 
 async fn failing(story: &mut Story) -> Result<()> {

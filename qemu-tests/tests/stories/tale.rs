@@ -5,7 +5,7 @@ use partition_layout::Slot;
 use qemu_tests::bus::{Bus, JobReport, StageOptions};
 use qemu_tests::deadline::Deadline;
 use qemu_tests::fixtures::Image;
-use qemu_tests::node::Node;
+use qemu_tests::node::{Node, RESET_SECONDS};
 use qemu_tests::outside::OutsideDisk;
 use qemu_tests::story::{SlotIs, expect_slots};
 
@@ -44,6 +44,16 @@ pub(crate) fn armed(image: &Image) -> SlotIs<'_> {
 pub(crate) async fn at_rest(bus: &Bus) -> Result<()> {
     bus.in_state("idle", Deadline::after(TRIAL_SECONDS)).await?;
     Ok(())
+}
+
+/// Restarts a node in order, and waits until it is at rest again.
+pub(crate) async fn restarted(node: &Node, bus: &Bus) -> Result<Bus> {
+    let mark = node.qmp().mark();
+    bus.reboot().await?;
+    node.reset(mark, RESET_SECONDS).await?;
+    let bus = node.bus().await?;
+    at_rest(&bus).await?;
+    Ok(bus)
 }
 
 /// Stages what the channel names, to the end.
