@@ -189,11 +189,12 @@ impl Disk {
         device.read(offset, buffer)
     }
 
-    /// Of the spare slot nobody reads while it is mended. Of the booted one the device-mapper holds the partition and asks it for a block whenever somebody reads one, past
-    /// the partition's own page cache, which nobody fills; of a block that it refused, the file system
-    /// above keeps nothing. So the next reader gets what is written here, or, after a power cut in the
-    /// middle of it, a block that is rotten as before. Nothing but the bytes that the tree proves can be
-    /// written, so that whoever reads meanwhile gets them or is refused, too.
+    /// Of the booted slot the device-mapper holds the partition and asks it for a block whenever somebody
+    /// reads one, past the partition's own page cache, which nobody fills; of a block that it refused, the
+    /// file system above keeps nothing. So the next reader gets what is written here, or, after a power cut
+    /// in the middle of it, a block that is rotten as before. Nothing but the bytes that the tree proves can
+    /// be written, so that whoever reads meanwhile gets them or is refused, too; and so does, in the spare
+    /// slot, who reads it in the background.
     pub(super) fn mend(&self, slot: Slot, proven: &Proven) -> io::Result<()> {
         let layout = self.layout()?;
         let partitions = layout.slot(slot).ok_or_else(|| refused(slot))?;
