@@ -79,6 +79,13 @@ enum Mended {
     No,
 }
 
+/// Whether it could be written down that an image was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Yes,
+    No,
+}
+
 /// Whose image is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
@@ -144,61 +151,22 @@ where
         self.handle.settled().await;
         let after_boot = AFTER_BOOT.saturating_sub(self.clock.since_boot());
         let mut rung = self.bell.is_rung_within(after_boot).await;
-        let keeper = Arc::new(self);
-        let mut turn = Turn::default();
+        let mut looks = Looks::new(Arc::new(self));
         loop {
-            let again = turn.has_come(keeper.clock.since_boot());
-            let mut round = Round::Nothing;
-            for whose in Whose::BOTH {
-                // Nobody reads what nobody could start.
-                let Some((_, root_hash)) = keeper.image(whose) else {
-                    continue;
-                };
-                if keeper.handle.view().node.booted.standing != Standing::Good {
-                    break;
-                }
-                let last = keeper.on_disk(move |keeper| keeper.recall(whose)).await;
-                let last = last.filter(|reading| reading.root_hash == root_hash);
-                let now = keeper.clock.now();
-                let is_due = every().is_some_and(|every| is_due(last.as_ref(), every, now));
-                if rung {
-                    // All of it, not the rest of one that was broken off.
-                    keeper.on_disk(move |keeper| keeper.read_again(whose)).await;
-                }
-                if rung || is_due {
-                    keeper.clone().read_and_mend(whose).await;
-                    round = Round::Read;
-                } else if again {
-                    keeper.clone().mend_again(whose).await;
-                    round = round.max(Round::Tried);
-                }
+            match rung {
+                true => looks.look_again().await,
+                false => looks.look(every()).await,
             }
-            let now = keeper.clock.since_boot();
-            turn = turn.next_after(round, now);
-            rung = keeper.bell.is_rung_within(LOOK).await;
+            rung = looks.keeper.bell.is_rung_within(LOOK).await;
         }
     }
 
-    /// Reads both images to the end, and has mended what was rotten; also the kernel images,
-    /// which are not read here: the hands alone mount the partition on which they lie. What
-    /// could not be mended stays written down.
-    pub async fn read_and_mend_both(self: Arc<Self>) {
-        for whose in Whose::BOTH {
-            self.clone().read_and_mend(whose).await;
-        }
-    }
-
-    /// Has mended what could not be mended before, if anything is left of that. If blocks were,
-    /// the image is read anew afterwards: its tree may have been rotten.
-    pub async fn mend_both_again(self: Arc<Self>) {
-        for whose in Whose::BOTH {
-            self.clone().mend_again(whose).await;
-        }
-    }
-
-    async fn read_and_mend(self: Arc<Self>, whose: Whose) {
+    /// Reads an image to the end, and has mended what was rotten; also the kernel image, which is
+    /// not read here: the hands alone mount the partition on which it lies. What could not be
+    /// mended stays written down.
+    async fn read_and_mend(self: Arc<Self>, whose: Whose) -> Kept {
         let Some((slot, root_hash)) = self.image(whose) else {
-            return;
+            return Kept::Yes;
         };
         let (stopper, stop) = Stopper::new();
         let ends = Ends(stopper);
@@ -211,10 +179,10 @@ where
                 tell(slot, &reading);
                 (reading, reach)
             }
-            Ok(Err(Stopped)) => return,
+            Ok(Err(Stopped)) => return Kept::Yes,
             Err(error) => {
                 tracing::error!(%error, "the reading of an image has died");
-                return;
+                return Kept::No;
             }
         };
         let seen = match reach {
@@ -222,21 +190,23 @@ where
             Reach::RottenTree => Seen::Part,
         };
         let now = match (self.mend(&reading, seen).await, reach) {
-            (Mended::Yes, Reach::End) => reading.clone().mended(),
+            (Mended::Yes, Reach::End) => reading.mended(),
             // Only now can the rest be judged.
             (Mended::Yes, Reach::RottenTree) => {
-                return self.on_disk(move |keeper| keeper.read_again(whose)).await;
+                self.on_disk(move |keeper| keeper.read_again(whose)).await;
+                return Kept::Yes;
             }
             (Mended::No, _) => Reading {
                 left: true,
-                ..reading.clone()
+                ..reading
             },
         };
-        if now != reading {
-            self.on_disk(move |keeper| keeper.note(whose, &now)).await;
-        }
+        // Also if nothing has changed: whether it is kept counts.
+        self.on_disk(move |keeper| keeper.note(whose, &now)).await
     }
 
+    /// Has mended what could not be mended before, if anything is left of that. If blocks were,
+    /// the image is read anew afterwards: its tree may have been rotten.
     async fn mend_again(self: Arc<Self>, whose: Whose) {
         let Some((_, root_hash)) = self.image(whose) else {
             return;
@@ -251,11 +221,19 @@ where
             && self.mend(&reading, Seen::Part).await == Mended::Yes
         {
             let after = move |keeper: &Self| match reading.rotten.is_empty() {
-                true => keeper.note(whose, &reading.mended()),
+                true => drop(keeper.note(whose, &reading.mended())),
                 false => keeper.read_again(whose),
             };
             self.on_disk(after).await;
         }
+    }
+
+    /// Returns the image that is to be read, if any: nobody reads what nobody could start, or beside a
+    /// release that has not proved itself.
+    fn readable(&self, whose: Whose) -> Option<RootHash> {
+        let is_good = self.handle.view().node.booted.standing == Standing::Good;
+        let (_, root_hash) = self.image(whose).filter(|_| is_good)?;
+        Some(root_hash)
     }
 
     fn image(&self, whose: Whose) -> Option<(Slot, RootHash)> {
@@ -421,10 +399,80 @@ where
         });
     }
 
-    fn note(&self, whose: Whose, reading: &Reading) {
-        if let Err(error) = records::write(&*self.device, whose.record(), reading) {
-            tracing::warn!(error = %Chain(&error), "cannot write down how far the reading is");
+    fn note(&self, whose: Whose, reading: &Reading) -> Kept {
+        match records::write(&*self.device, whose.record(), reading) {
+            Ok(()) => Kept::Yes,
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "cannot write down how far the reading is");
+                Kept::No
+            }
         }
+    }
+}
+
+/// One look after the other, at what is to be done about either image.
+#[derive(Debug)]
+pub struct Looks<D, C> {
+    keeper: Arc<Keeper<D, C>>,
+    turn: Turn,
+    /// Of the last reading of the booted image, and of the other.
+    kept: [Kept; 2],
+}
+
+impl<D, C> Looks<D, C>
+where
+    D: Slots + Pace + Records + 'static,
+    C: Clock,
+{
+    /// Begins with a boot.
+    pub fn new(keeper: Arc<Keeper<D, C>>) -> Self {
+        Self {
+            keeper,
+            turn: Turn::default(),
+            kept: [Kept::Yes; 2],
+        }
+    }
+
+    /// Reads what is due `every` so often, `None` being never; of the rest tries again to mend what
+    /// could not be mended, if its turn has come.
+    pub async fn look(&mut self, every: Option<Duration>) {
+        let again = self.turn.has_come(self.keeper.clock.since_boot());
+        let mut round = Round::Nothing;
+        for (whose, kept) in Whose::BOTH.into_iter().zip(&mut self.kept) {
+            let keeper = &self.keeper;
+            let Some(root_hash) = keeper.readable(whose) else {
+                continue;
+            };
+            let last = keeper.on_disk(move |keeper| keeper.recall(whose)).await;
+            let last = last.filter(|reading| reading.root_hash == root_hash);
+            let now = keeper.clock.now();
+            let is_due = every.is_some_and(|every| is_due(last.as_ref(), every, now));
+            // A disk that forgets that it was read would have it read at each look.
+            if is_due && (*kept == Kept::Yes || again) {
+                *kept = keeper.clone().read_and_mend(whose).await;
+                round = round.max(match kept {
+                    Kept::Yes => Round::Read,
+                    Kept::No => Round::Tried,
+                });
+            } else if again {
+                keeper.clone().mend_again(whose).await;
+                round = round.max(Round::Tried);
+            }
+        }
+        self.turn = self.turn.next_after(round, self.keeper.clock.since_boot());
+    }
+
+    /// Reads all of both, not the rest of a reading that was broken off.
+    pub async fn look_again(&mut self) {
+        for (whose, kept) in Whose::BOTH.into_iter().zip(&mut self.kept) {
+            let keeper = &self.keeper;
+            if keeper.readable(whose).is_some() {
+                keeper.on_disk(move |keeper| keeper.read_again(whose)).await;
+                *kept = keeper.clone().read_and_mend(whose).await;
+            }
+        }
+        let now = self.keeper.clock.since_boot();
+        self.turn = self.turn.next_after(Round::Read, now);
     }
 }
 

@@ -11,7 +11,7 @@ use updater::scrub::keeper::Keeper;
 use super::fake::{FakeClock, FakeNode};
 use super::gate::Daemon;
 use super::network::{FakeRepository, Lie, Which, image};
-use super::scrub::{last_event, read};
+use super::scrub::{last_event, read, read_by, try_again};
 use super::stages::Stand;
 
 /// The booted kernel image, where release 1 runs and is good.
@@ -134,15 +134,15 @@ async fn a_kernel_image_that_nobody_can_judge_is_looked_at_again() {
     let daemon = stand.daemon().await;
     let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
     let keeper = Arc::new(keeper);
-    keeper.clone().read_and_mend_both().await;
+    read_by(&keeper).await;
     stand.node.rot_kernel(KERNEL, 5);
     stand.node.refuse(&["kernels"]);
-    keeper.clone().read_and_mend_both().await;
+    read_by(&keeper).await;
     assert_eq!(last_event(&daemon), None);
     let failure = daemon.handle.view().last_error.clone().unwrap();
     assert!(failure.message.contains("nobody can tell"), "{failure}");
     stand.node.refuse(&[]);
-    keeper.mend_both_again().await;
+    try_again(&keeper).await;
     let (event, message) = last_event(&daemon).unwrap();
     assert_eq!(event, "mended", "{message}");
     daemon.stop().await;
@@ -180,20 +180,20 @@ async fn a_kernel_image_that_could_not_be_mended_is_tried_again_without_another_
     let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
     let keeper = Arc::new(keeper);
     let sound = stand.node.kernel(KERNEL);
-    keeper.clone().read_and_mend_both().await;
+    read_by(&keeper).await;
     let lines = || daemon.handle.view().node.history.len();
-    keeper.clone().mend_both_again().await;
+    try_again(&keeper).await;
     assert_eq!(lines(), 0, "nothing is left");
 
     stand.node.rot_kernel(KERNEL, 5);
     stand.repository.lie(Lie::Gone);
-    keeper.clone().read_and_mend_both().await;
-    keeper.clone().mend_both_again().await;
+    read_by(&keeper).await;
+    try_again(&keeper).await;
     assert_eq!(lines(), 1, "told once");
     let blocks = || keeper.progress().borrow().next;
     let before = blocks();
     stand.repository.lie(Lie::None);
-    keeper.clone().mend_both_again().await;
+    try_again(&keeper).await;
     assert!(stand.node.kernel(KERNEL) == sound, "it is as it was");
     assert_eq!((lines(), blocks()), (2, before));
     let reading = stand.node.record(Record::Reading).unwrap();

@@ -1,13 +1,13 @@
 //! Blocks of the images in the slots that rot.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use partition_layout::Slot;
 use updater::machine::{Outcome, Request, Seen};
 use updater::names::ErrorName;
-use updater::ports::{Part, Record};
-use updater::scrub::keeper::Keeper;
+use updater::ports::{Clock, Part, Record};
+use updater::scrub::keeper::{Keeper, Looks};
 
 use super::barrier::Barrier;
 use super::fake::{FakeClock, FakeNode};
@@ -20,7 +20,18 @@ const BLOCK: usize = 4096;
 /// Reads both images to their ends, and waits for what is done about them.
 pub(crate) async fn read(node: &FakeNode, daemon: &Daemon) {
     let keeper = Keeper::new(node.clone(), FakeClock, daemon.handle.clone());
-    Arc::new(keeper).read_and_mend_both().await;
+    read_by(&Arc::new(keeper)).await;
+}
+
+/// The same by a keeper that is there.
+pub(crate) async fn read_by<C: Clock>(keeper: &Arc<Keeper<FakeNode, C>>) {
+    let always = Some(Duration::ZERO);
+    Looks::new(Arc::clone(keeper)).look(always).await;
+}
+
+/// Has mended what could not be mended before.
+pub(crate) async fn try_again<C: Clock>(keeper: &Arc<Keeper<FakeNode, C>>) {
+    Looks::new(Arc::clone(keeper)).look(None).await;
 }
 
 pub(crate) fn last_event(daemon: &Daemon) -> Option<(&'static str, String)> {
@@ -242,17 +253,17 @@ async fn what_could_not_be_mended_is_tried_again_without_another_reading() {
         // As after another start.
         let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
         let keeper = Arc::new(keeper);
-        keeper.clone().mend_both_again().await;
+        try_again(&keeper).await;
         assert_eq!(lines(), told, "it is told once");
         stand.repository.lie(Lie::None);
-        keeper.clone().mend_both_again().await;
+        try_again(&keeper).await;
         assert_eq!(last_event(&daemon).unwrap().0, "mended");
         // The rest is read soon, and not in a week.
         assert_eq!(stand.node.record(Record::Reading), None);
         read(&stand.node, &daemon).await;
         assert!(stand.node.slot_bytes(Slot::A) == sound, "{tree:?}");
         let told = lines();
-        keeper.mend_both_again().await;
+        try_again(&keeper).await;
         assert_eq!(lines(), told, "nothing is left");
         daemon.stop().await;
     }
@@ -320,13 +331,13 @@ async fn what_of_the_spare_slot_nobody_has_is_told_once_beside_what_of_the_boote
     stand.node.rot(Slot::B, 6 * BLOCK);
     let keeper = Keeper::new(stand.node.clone(), FakeClock, daemon.handle.clone());
     let keeper = Arc::new(keeper);
-    keeper.clone().read_and_mend_both().await;
+    read_by(&keeper).await;
     assert_eq!(lines(), before + 2);
-    keeper.clone().mend_both_again().await;
+    try_again(&keeper).await;
     assert_eq!(lines(), before + 2);
 
     stand.repository.lie(Lie::None);
-    keeper.mend_both_again().await;
+    try_again(&keeper).await;
     assert_eq!(lines(), before + 4);
     assert!(images() == sound, "they are as they were");
     daemon.stop().await;
@@ -363,7 +374,7 @@ async fn a_reading_of_the_spare_slot_ends_when_another_release_takes_its_place()
         let mut node = stand.node.clone();
         node.read_barrier = Some((part, barrier.clone()));
         let keeper = Arc::new(Keeper::new(node, FakeClock, daemon.handle.clone()));
-        let reading = tokio::spawn(keeper.read_and_mend_both());
+        let reading = tokio::spawn(async move { read_by(&keeper).await });
         barrier.holds().await;
         assert_eq!(daemon.stage("3").await, Outcome::Done);
         barrier.open();
@@ -389,16 +400,82 @@ async fn that_an_image_is_sound_again_is_told_when_all_of_it_was_read_and_a_seco
         events.collect::<Vec<_>>()
     };
     stand.node.rot(Slot::A, 5 * BLOCK);
-    keeper.clone().read_and_mend_both().await;
+    read_by(&keeper).await;
     assert_eq!(events(), ["rotten"]);
     // The disk has thought better of it, for the moment.
     stand.node.rot(Slot::A, 5 * BLOCK);
-    keeper.clone().mend_both_again().await;
+    try_again(&keeper).await;
     assert_eq!(events(), ["rotten"]);
-    keeper.clone().read_and_mend_both().await;
+    read_by(&keeper).await;
     assert_eq!(events(), ["rotten", "mended"]);
     stand.node.rot(Slot::A, 5 * BLOCK);
-    keeper.read_and_mend_both().await;
+    read_by(&keeper).await;
     assert_eq!(events(), ["rotten", "mended", "rotten"]);
+    daemon.stop().await;
+}
+
+/// A clock by which a machine has been up for longer and longer.
+#[derive(Debug, Clone, Default)]
+struct Uptime(Arc<Mutex<Duration>>);
+
+impl Uptime {
+    fn pass(&self, time: Duration) {
+        *self.0.lock().expect("no panic") += time;
+    }
+}
+
+impl Clock for Uptime {
+    fn now(&self) -> jiff::Timestamp {
+        FakeClock.now() + self.since_boot()
+    }
+
+    fn since_boot(&self) -> Duration {
+        *self.0.lock().expect("no panic")
+    }
+}
+
+const LOOK: Duration = Duration::from_secs(600);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[tokio::test]
+async fn what_nobody_can_mend_is_tried_ever_later_beside_a_spare_slot_that_could_not_start() {
+    let stand = Stand::new();
+    stand.repository.lie(Lie::Flip(Which::Root, 5 * BLOCK));
+    let daemon = stand.daemon().await;
+    stand.node.rot(Slot::A, 5 * BLOCK);
+    let uptime = Uptime::default();
+    let keeper = Keeper::new(stand.node.clone(), uptime.clone(), daemon.handle.clone());
+    let mut looks = Looks::new(Arc::new(keeper));
+    let mut tried = Vec::new();
+    for number in 0..6 * 24 {
+        looks.look(Some(WEEK)).await;
+        if !stand.repository.take_sent().is_empty() {
+            tried.push(number);
+        }
+        uptime.pass(LOOK);
+    }
+    // In looks, six in an hour: at once, then after one, two, four, up to 36.
+    assert_eq!(tried, [0, 1, 3, 7, 15, 31, 63, 99, 135]);
+    assert_eq!(daemon.handle.view().node.history.len(), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_of_which_nobody_can_write_down_that_it_was_read_is_not_read_at_each_look() {
+    let stand = Stand::new();
+    let daemon = stand.daemon().await;
+    stand.node.fill_var();
+    let uptime = Uptime::default();
+    let keeper = Keeper::new(stand.node.clone(), uptime.clone(), daemon.handle.clone());
+    let mut looks = Looks::new(Arc::new(keeper));
+    let mut read = 0;
+    for _ in 0..6 * 24 {
+        let before = stand.node.operations();
+        looks.look(Some(WEEK)).await;
+        // A look has some operations, the image has hundreds of blocks.
+        read += u32::from(stand.node.operations() > before + 10);
+        uptime.pass(LOOK);
+    }
+    assert!((5..12).contains(&read), "it was read {read} times");
     daemon.stop().await;
 }
