@@ -198,7 +198,17 @@ pub(crate) async fn boot(story: &Story, shop: &Shop, replay: &Replay, state: Sta
             told.as_ref() == Some(&booted),
             "slot {booted} is booted, and the inspector said {told:?}: {verdict:?}"
         );
-        at_rest(&bus).await?;
+        // A rollback may be armed still, for which the firmware of this machine has no wish.
+        let settled = async || {
+            let state = bus.updater().await?.state;
+            Ok(match state.as_str() {
+                "idle" | "staged" => Look::Found(()),
+                _ => Look::NotYet(state),
+            })
+        };
+        Deadline::after(TRIAL_SECONDS)
+            .until("the updater to have settled", settled)
+            .await?;
         node.shut_down().await
     };
     come_up
