@@ -107,10 +107,10 @@ impl Patient {
         let mut last = String::new();
         for _ in 0..FAULTS {
             let drawn = Drawn::draw(dice)?;
-            let end = stage_on(&node, &bus, dice, &drawn).await?;
+            let (end, disk) = stage_on(&node, &bus, dice, &drawn).await?;
             *tally.faults.entry((drawn.kind, end)).or_default() += 1;
             last = format!("{} ({end})", drawn.exactly);
-            if end == GONE {
+            if disk == Disk::StaysBroken {
                 break;
             }
         }
@@ -159,8 +159,24 @@ const NAMED: &str = "a named error";
 const REFUSED: &str = "refused";
 const GONE: &str = "no answer";
 
-/// Stages on a disk that begins to fail somewhere on the way, and works again afterwards.
-async fn stage_on(node: &Node, bus: &Bus, dice: &mut Dice, drawn: &Drawn) -> Result<&'static str> {
+/// What has become of a disk that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    Works,
+    /// Until the machine is switched off.
+    StaysBroken,
+}
+
+/// What QEMU says when it cannot let go of faults, since it flushes before that.
+const NOT_FLUSHED: &str = "Error flushing drive";
+
+/// Stages on a disk that begins to fail somewhere on the way, and works again afterwards if it can.
+async fn stage_on(
+    node: &Node,
+    bus: &Bus,
+    dice: &mut Dice,
+    drawn: &Drawn,
+) -> Result<(&'static str, Disk)> {
     let percent = dice.below(100);
     let deadline = Deadline::after(STAGE_SECONDS);
     let staged = async {
@@ -175,12 +191,18 @@ async fn stage_on(node: &Node, bus: &Bus, dice: &mut Dice, drawn: &Drawn) -> Res
     let mended = node.mend_disk().await;
     match staged {
         Ok(report) => {
-            mended?;
-            judge_report(&report, &drawn.exactly)
+            let disk = match mended {
+                Ok(()) => Disk::Works,
+                Err(error) if format!("{error:#}").contains(NOT_FLUSHED) => Disk::StaysBroken,
+                Err(error) => return Err(error),
+            };
+            Ok((judge_report(&report, &drawn.exactly)?, disk))
+        }
+        Err(error) if error.downcast_ref::<qemu_tests::bus::Refused>().is_some() => {
+            Ok((REFUSED, Disk::Works))
         }
         // The program that would answer may be what could not be read, or it cannot write.
-        Err(error) if error.downcast_ref::<qemu_tests::bus::Refused>().is_some() => Ok(REFUSED),
-        Err(_) => Ok(GONE),
+        Err(_) => Ok((GONE, Disk::StaysBroken)),
     }
 }
 
